@@ -1,0 +1,62 @@
+# make demo   six real nodes on this machine, explained as they go; ends with PASS or FAIL
+# make test   every test
+# make check  lint, format, types, tests
+# make bench  beside the other tunnels that this machine has, in one table; ARGS="--quick --loss 1", see sims/lab/bench.py
+# make sim, make figures, make footprint: more seeds, and the figures that release notes quote
+# Each does all of its own set-up, see scripts/setup.sh.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+DEMO_TOOLS := ip bridge nsenter unshare setpriv ping curl
+TEST_TOOLS := $(DEMO_TOOLS) ssh sshd ssh-keygen tcpdump nft
+# Tests with real nodes measure seconds: they run alone, after everything that keeps the processors busy.
+# What a script starts in its background ignores SIGINT; the tests mean signals to do what they usually do.
+PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
+JOBS ?= 2
+
+.PHONY: demo test unit e2e bench check lint footprint figures sim setup clean
+
+demo:
+	@scripts/setup.sh $(DEMO_TOOLS)
+	@scripts/as-root.sh $(PYTHON) -m sims.lab.demo
+
+test: unit e2e
+
+unit: setup
+	$(PYTEST) tests --ignore=tests/e2e -n $(JOBS) --dist worksteal -q
+
+e2e: setup
+	scripts/as-root.sh $(PYTEST) tests/e2e -q
+
+check: lint test
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+# Full: three rounds, about 25 minutes; ARGS=--quick: one, about 3.
+bench:
+	@scripts/setup.sh $(DEMO_TOOLS) iperf3
+	@scripts/as-root.sh $(PYTHON) -m sims.lab.bench $(ARGS)
+
+# What an idle node takes: memory, CPU, traffic, with 2 to 100 peers. About 7 minutes.
+footprint:
+	@scripts/setup.sh ip bridge nsenter unshare setpriv
+	@scripts/as-root.sh $(PYTHON) -m sims.lab.footprint
+
+# What rings of simulated nodes do. MATRIX=FILE names measured round trips.
+figures:
+	@scripts/setup.sh
+	$(PYTHON) -m sims.figures lookups --nodes 1000 $(if $(MATRIX),--matrix $(MATRIX))
+	$(PYTHON) -m sims.figures idle --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
+	$(PYTHON) -m sims.figures cold --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
+
+# The simulated worlds with many more seeds than `make test` takes.
+sim: setup
+	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py -n $(JOBS) -q
+
+setup:
+	@scripts/setup.sh $(TEST_TOOLS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
