@@ -1,0 +1,50 @@
+"""What one node must know to speak to another: its id, its static key and where it may be reached.
+
+A contact from a peer is a hint, not a proof: a wrong one costs a failed handshake, nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dht.errors import BadDatagram
+from dht.host import Endpoint
+from dht.ids import ID_BYTES, id_bytes
+
+MAX_ENDPOINTS = 6
+STATIC_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A node's id, its X25519 static public key (32 bytes), and its endpoints, likeliest first."""
+
+    id: int
+    static: bytes
+    endpoints: tuple[Endpoint, ...]
+
+    def pack(self) -> bytes:
+        """Id, static key, then each endpoint behind its length: 52 bytes and 7 or 19 an endpoint."""
+        parts = [id_bytes(self.id), self.static]
+        for endpoint in self.endpoints[:MAX_ENDPOINTS]:
+            packed = endpoint.pack()
+            parts.append(bytes((len(packed),)) + packed)
+        return b"".join(parts)
+
+    @classmethod
+    def parse(cls, packed: bytes) -> Contact:
+        """The inverse of `pack`. Raises BadDatagram."""
+        at = ID_BYTES + STATIC_BYTES
+        if len(packed) < at:
+            raise BadDatagram(f"a contact has at least {at} bytes, not {len(packed)}")
+        endpoints = []
+        while at < len(packed):
+            size = packed[at]
+            if at + 1 + size > len(packed):
+                raise BadDatagram("a contact ends within an endpoint")
+            endpoints.append(Endpoint.parse(packed[at + 1 : at + 1 + size]))
+            at += 1 + size
+        if len(endpoints) > MAX_ENDPOINTS:
+            raise BadDatagram(f"a contact names {len(endpoints)} endpoints, more than {MAX_ENDPOINTS}")
+        static = packed[ID_BYTES : ID_BYTES + STATIC_BYTES]
+        return cls(int.from_bytes(packed[:ID_BYTES], "big"), static, tuple(endpoints))

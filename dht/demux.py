@@ -1,0 +1,203 @@
+"""Every datagram's way through a node, in and out.
+
+    in:  datagram -> first byte -> handshakes | hello | sessions -> plaintext -> control | envelope | packet
+    out: sealed datagram -> the peer's endpoint, or an envelope over the ring
+
+A peer's fault ends in `receive`: counted, logged at most once a second, dropped. Whatever else is raised is a bug of
+ours and passes through. First bytes 0 to 3 are left to STUN (RFC 7983).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from dht.certificate import Member
+from dht.envelope import HEADER_BYTES, Content, Envelope, Inner, Mode
+from dht.errors import BadDatagram, StaleDatagram
+from dht.host import Endpoint, Host
+from dht.messages import NoSession
+from dht.peer import Peer
+from dht.session import TRANSPORT
+from dht.sessions import UnknownSession
+
+if TYPE_CHECKING:
+    from dht.acquaintances import Acquaintances
+    from dht.exchange import Exchange
+    from dht.handshakes import Handshakes
+    from dht.router import Router
+    from dht.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+COMPLAIN_EVERY_S = 1.0
+_TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
+_ROUTED = bytes((Inner.ROUTED,))
+_KIND = itemgetter(slice(0, 1))
+_ROUTE = itemgetter(slice(0, 1 + HEADER_BYTES))
+
+
+class Demux:
+    """Hands datagrams to the parts of a node, which are attached once they exist."""
+
+    sessions: Sessions
+    handshakes: Handshakes
+    router: Router
+    exchange: Exchange
+    acquaintances: Acquaintances
+
+    def __init__(self, host: Host, me: int, counters: Counter[str]) -> None:
+        self._host, self._me, self._counters = host, me, counters
+        self._refused = 0
+        self._complained_at = 0.0
+        self.packet: Callable[[Member, bytes], None] = lambda member, packet: None
+        self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
+
+    def receive(self, datagram: bytes, source: Endpoint) -> None:
+        """Handle one datagram from the network."""
+        try:
+            self._take(datagram, source, self._me, 1)
+        except StaleDatagram:
+            self._counters["stale_datagram"] += 1
+        except BadDatagram as refusal:
+            self._refuse(refusal, source)
+
+    def receive_batch(self, buffer: memoryview, size: int, source: Endpoint) -> None:
+        """Handle datagrams that came together: each has `size` bytes, but the last may be shorter."""
+
+        def one(datagram: bytes) -> None:
+            self.receive(datagram, source)
+
+        self._take_batch(buffer, size, source, 1, one)
+
+    def arrived_batch(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
+        """As `arrived`, for sealed packets that came together, in envelopes that are otherwise equal."""
+
+        def one(datagram: bytes) -> None:
+            try:
+                self.arrived(envelope._replace(payload=datagram), hops)
+            except StaleDatagram:
+                self._counters["stale_datagram"] += 1
+            except BadDatagram as refusal:
+                self._refuse(refusal, None)
+
+        *others, last = map(len, payloads)
+        size = len(payloads[0])
+        if 0 < last <= size and others == [size] * len(others):
+            self._take_batch(memoryview(b"".join(payloads)), size, None, hops, one)
+        else:
+            for payload in payloads:
+                one(payload)
+
+    def _take_batch(
+        self, buffer: memoryview, size: int, source: Endpoint | None, hops: int, one: Callable[[bytes], None]
+    ) -> None:
+        """`one` judges what can't be taken together with the rest."""
+        opened = self.sessions.open_batch(buffer, size, source, hops) if buffer[0] == TRANSPORT else None
+        if opened is None:
+            for start in range(0, len(buffer), size):
+                one(bytes(buffer[start : start + size]))
+            return
+        peer, plaintexts, refused = opened
+        if set(map(_KIND, plaintexts)) <= _TRAFFIC:
+            if plaintexts:
+                peer.demand_at = self._host.now()
+                self.traffic(peer.member, plaintexts)
+        else:
+            for header, group in groupby(plaintexts, _ROUTE):
+                alike = list(group)
+                try:
+                    if source is not None and header[:1] == _ROUTED and len(alike) > 1:
+                        self.router.receive_batch(alike)
+                    else:
+                        self._deliver_each(peer, alike, source)
+                except BadDatagram as refusal:
+                    self._refuse(refusal, source)
+        for datagram in refused:
+            one(datagram)
+
+    def _deliver_each(self, peer: Peer, plaintexts: list[bytes], source: Endpoint | None) -> None:
+        for plaintext in plaintexts:
+            try:
+                self.sessions.opened(peer, plaintext, source)
+            except StaleDatagram:
+                self._counters["stale_datagram"] += 1
+            except BadDatagram as refusal:
+                self._refuse(refusal, source)
+
+    def carry(self, datagram: bytes, endpoint: Endpoint | None, peer_id: int) -> None:
+        """Move a sealed datagram to a peer: straight to `endpoint`, or over the ring."""
+        if endpoint is not None:
+            self._host.send(endpoint, datagram)
+        else:
+            self.router.send(Mode.EXACT, Content.SEALED, peer_id, datagram)
+
+    def carry_batch(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
+        """As `carry` for each, together."""
+        if endpoint is not None:
+            self._host.send_batch(endpoint, datagrams)
+        else:
+            self.router.send_batch(peer_id, datagrams)
+
+    def deliver(self, peer: Peer, plaintext: bytes, endpoint: Endpoint | None) -> None:
+        """Take what a session opened. Raises BadDatagram."""
+        if not plaintext or plaintext[0] == Inner.KEEPALIVE:
+            return
+        match plaintext[0]:
+            case Inner.PACKET:
+                peer.demand_at = self._host.now()
+                self.packet(peer.member, plaintext[1:])
+            case Inner.SEGMENT | Inner.PARTIAL:
+                peer.demand_at = self._host.now()
+                self.traffic(peer.member, (plaintext,))
+            case Inner.CONTROL:
+                self.exchange.from_session(peer, plaintext[1:], endpoint)
+            case Inner.ROUTED if endpoint is not None:
+                self.router.receive(plaintext[1:])
+            case kind:
+                raise BadDatagram(f"a plaintext of kind {kind} came from '{peer.member.name}'")
+
+    def arrived(self, envelope: Envelope, hops: int) -> None:
+        """Take an envelope at the end of its way. Raises BadDatagram."""
+        if envelope.content == Content.CONTROL:
+            self.exchange.from_ring(envelope, hops)
+            return
+        if envelope.target != self._me:
+            raise BadDatagram("a sealed packet for somebody else ended here")
+        try:
+            self._take(envelope.payload, None, envelope.source, hops)
+        except UnknownSession as unknown:
+            # It came over the edge of a member, so this tells no stranger anything.
+            self.router.tell(envelope.source, NoSession(unknown.index))
+
+    def _take(self, datagram: bytes, endpoint: Endpoint | None, via: int, hops: int) -> None:
+        match datagram[0] if datagram else -1:
+            case 0x14:
+                self.sessions.receive(datagram, endpoint, hops)
+            case 0x11:
+                self.handshakes.initiation(datagram, endpoint, via)
+            case 0x12:
+                self.handshakes.response(datagram, endpoint)
+            case 0x13:
+                self.handshakes.cookie_reply(datagram)
+            case 0x15 if endpoint is not None:
+                answer = self.acquaintances.request(datagram, endpoint)
+                if answer is not None:
+                    self._host.send(endpoint, answer)
+            case 0x16 if endpoint is not None:
+                self.acquaintances.reply(datagram, endpoint)
+            case kind:
+                raise BadDatagram(f"no datagram of ours begins with {kind}")
+
+    def _refuse(self, refusal: BadDatagram, source: Endpoint | None) -> None:
+        self._counters["bad_datagram"] += 1
+        self._refused += 1
+        now = self._host.now()
+        if now - self._complained_at >= COMPLAIN_EVERY_S:
+            log.warning("refused %d datagrams, the last from %s: %s", self._refused, source, refusal)
+            self._complained_at = now
+            self._refused = 0

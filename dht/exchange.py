@@ -1,0 +1,151 @@
+"""Control messages between nodes: who handles which, how answers find back, one hop or many.
+
+A handler is registered for a message type and for the way it may come: over an edge or session (the sender is
+proven), or routed over the ring (the sender's id is only claimed). Whatever comes another way is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import TypeVar
+
+from dht.envelope import Content, Envelope, Inner, Mode
+from dht.errors import BadDatagram
+from dht.host import Endpoint, Host
+from dht.messages import Kind, Message, pack_control, split_control
+from dht.packing import Fields
+from dht.peer import Peer
+from dht.requests import TIMEOUTS_S, Requests
+from dht.router import Router
+from dht.sessions import Sessions
+
+M = TypeVar("M", bound=Message)
+Done = Callable[[Message | None], None]
+_CONTROL = bytes((Inner.CONTROL,))
+
+
+class Way(Flag):
+    """How a message may come."""
+
+    SESSION = auto()
+    ROUTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Where a message came from, and the way back. `peer` is None when it was routed."""
+
+    source: int
+    peer: Peer | None
+    endpoint: Endpoint | None
+    hops: int
+    reply: Callable[[Message], None]
+
+
+class Exchange:
+    """The control messages of one node."""
+
+    def __init__(self, host: Host, sessions: Sessions, router: Router, counters: Counter[str]) -> None:
+        self._sessions, self._router, self._counters = sessions, router, counters
+        self._requests = Requests(host, counters)
+        self._handlers: dict[int, tuple[type[Message], Way, Callable[..., Message | None]]] = {}
+
+    def handle(self, message: type[M], way: Way, handler: Callable[[Incoming, M], Message | None]) -> None:
+        """Let `handler(incoming, message)` take messages of this type; what it returns is the answer, if one was
+        asked for. Raises ValueError for a code that is taken."""
+        if message.CODE in self._handlers:
+            raise ValueError(f"message code {message.CODE} is already registered")
+        self._handlers[message.CODE] = (message, way, handler)
+
+    def stop(self) -> None:
+        self._requests.stop()
+
+    # Sending
+
+    def tell(self, peer: Peer, message: Message) -> bool:
+        """Send a message that wants no answer over a peer's session."""
+        return self._sessions.send(peer, _CONTROL + pack_control(message, Kind.TELL))
+
+    def ask(
+        self,
+        peer: Peer,
+        message: Message,
+        answers: Sequence[type[Message]],
+        done: Done,
+        timeouts_s: Sequence[float] = TIMEOUTS_S,
+        *,
+        vital: bool = False,
+    ) -> None:
+        """Ask over a peer's session; `vital` as in Requests."""
+
+        def send(packed: bytes) -> None:
+            self._sessions.send(peer, _CONTROL + packed, expects_answer=True)
+
+        self._requests.ask(send, message, answers, done, timeouts_s, vital=vital)
+
+    def ask_nearest(
+        self,
+        target: int,
+        message: Message,
+        answers: Sequence[type[Message]],
+        done: Done,
+        timeouts_s: Sequence[float] = TIMEOUTS_S,
+    ) -> None:
+        """Ask whoever is nearest to `target` on the ring."""
+
+        def send(packed: bytes) -> None:
+            self._router.send(Mode.NEAREST, Content.CONTROL, target, packed)
+
+        self._requests.ask(send, message, answers, done, timeouts_s)
+
+    # Receiving
+
+    def from_session(self, peer: Peer, data: bytes, endpoint: Endpoint | None) -> None:
+        """A control message came over a session. Raises BadDatagram."""
+
+        def reply(kind: Kind, transaction: int, message: Message) -> None:
+            self._sessions.send(peer, _CONTROL + pack_control(message, kind, transaction))
+
+        self._take(data, Way.SESSION, peer.id, peer, endpoint, peer.hops, reply)
+
+    def from_ring(self, envelope: Envelope, hops: int) -> None:
+        """A control message came to the end of its way over the ring. Raises BadDatagram."""
+
+        def reply(kind: Kind, transaction: int, message: Message) -> None:
+            packed = pack_control(message, kind, transaction)
+            self._router.send(Mode.EXACT, Content.CONTROL, envelope.source, packed)
+
+        self._take(envelope.payload, Way.ROUTED, envelope.source, None, None, hops, reply)
+
+    def _take(
+        self,
+        data: bytes,
+        way: Way,
+        source: int,
+        peer: Peer | None,
+        endpoint: Endpoint | None,
+        hops: int,
+        answer: Callable[[Kind, int, Message], None],
+    ) -> None:
+        control = split_control(data)
+        if control.kind is Kind.ANSWER:
+            self._requests.answered(control)
+            return
+        entry = self._handlers.get(control.code)
+        if entry is None:
+            self._counters["message_unknown"] += 1
+            return
+        message_type, allowed, handler = entry
+        if way not in allowed:
+            raise BadDatagram(f"a {message_type.__name__} must not come this way")
+        message = message_type.read(Fields.parse(control.body, message_type.__name__))
+
+        def reply(reply_message: Message) -> None:
+            answer(Kind.ANSWER, control.transaction, reply_message)
+
+        returned = handler(Incoming(source, peer, endpoint, hops, reply), message)
+        if returned is not None and control.kind is Kind.ASK:
+            reply(returned)

@@ -1,0 +1,109 @@
+"""Finds out which peers are still there, at little cost when idle and quickly under traffic.
+
+    quiet -> (something that calls for an answer had none for SUSPECT_AFTER_S, or the edge's interval is over)
+          -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
+
+One tick a node, not one timer a peer. Also notices that the machine slept: the clock jumps between two ticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dht.host import Host, Timer
+from dht.peer import Peer
+from dht.sessions import Sessions
+
+TICK_S = 0.5
+SUSPECT_AFTER_S = 1.0
+PROBES = 3
+MIN_PROBE_S = 0.4
+ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
+EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
+PASSIVE_S = 70.0  # an edge that the other end alone wants is given up when two of its keepalives are missing
+IDLE_PEER_S = 300.0  # a session without an edge and without traffic
+SLEPT_S = 15.0
+
+
+class Liveness:
+    """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it;
+    `lost(peer, dead)`: it no longer answers, or the edge lapsed; `slept(gap_s)`: this machine was asleep;
+    `ping(peer)` sends one."""
+
+    def __init__(
+        self,
+        host: Host,
+        sessions: Sessions,
+    ) -> None:
+        self._host, self._sessions = host, sessions
+        self.ping: Callable[[Peer], None] = lambda peer: None
+        self.interval_s: Callable[[Peer], float | None] = lambda peer: None
+        self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
+        self.slept: Callable[[float], None] = lambda gap_s: None
+        self._timer: Timer | None = None
+        self._ticked_at = 0.0
+        self._forget_at = 0.0
+
+    def start(self) -> None:
+        self._ticked_at = self._host.now()
+        # Nodes started together must not stay in step.
+        self._timer = self._host.call_later(TICK_S * self._host.rng.random(), self._tick)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def probe(self, peer: Peer) -> None:
+        """Ask `peer` for a sign of life now; further probes follow by themselves."""
+        now = self._host.now()
+        peer.unanswered_at = now if peer.unanswered_at is None else peer.unanswered_at
+        peer.probes += 1
+        peer.ping_at = now
+        self.ping(peer)
+
+    def _tick(self) -> None:
+        now = self._host.now()
+        self._timer = self._host.call_later(TICK_S, self._tick)
+        gap_s = now - self._ticked_at
+        self._ticked_at = now
+        if gap_s > SLEPT_S:
+            self.slept(gap_s)
+            return
+        for peer in list(self._sessions.peers.values()):
+            self._check(peer, now)
+        if now >= self._forget_at:
+            self._forget_at = now + 60.0
+            self._sessions.forget(now)
+
+    def _check(self, peer: Peer, now: float) -> None:
+        if not peer.up:
+            if now - peer.heard_at > IDLE_PEER_S:
+                self._sessions.remove(peer)
+            return
+        silent_s = now - peer.heard_at
+        if silent_s < ADJACENT_S and peer.unanswered_at is None and peer.probes == 0:
+            return  # nearly always
+        if peer.probes > 0:
+            patience_s = max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
+            if now - peer.ping_at < patience_s:
+                return
+            peer.suspect = True
+            if peer.probes >= PROBES:
+                self.lost(peer, True)
+            else:
+                self.probe(peer)
+            return
+        if peer.unanswered_at is not None:
+            if now - peer.unanswered_at >= max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0)):
+                self.probe(peer)
+            return
+        if peer.endpoint is None:
+            if silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
+                self._sessions.remove(peer)
+            return
+        interval_s = self.interval_s(peer)
+        if interval_s is None:
+            if silent_s > PASSIVE_S:
+                self.lost(peer, False)
+        elif silent_s >= interval_s:
+            self.probe(peer)

@@ -1,0 +1,298 @@
+"""One node of the ring, as applications hold it: records, sessions, messages, packets, and what it knows.
+
+Synchronous and single-threaded: it acts only when a datagram arrives, a timer fires or its owner calls. It never
+reads a clock or touches a socket; `Host` does. `dht.aio` offers the same to asyncio programs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dht.certificate import Member
+from dht.contact import Contact
+from dht.envelope import HEADER_BYTES, Inner
+from dht.errors import BadDatagram
+from dht.exchange import Incoming, Way
+from dht.fragments import MAX_PLAINTEXT_BYTES
+from dht.host import Endpoint, Host
+from dht.identity import Identity
+from dht.ids import short
+from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
+from dht.packing import MAX_BYTES
+from dht.parts import Parts
+from dht.peer import Peer
+from dht.records import node_name
+from dht.replicas import GetResult, PutResult
+from dht.session import OVERHEAD_BYTES
+from dht.storage import Storage
+from dht.upkeep import PING_TIMEOUT_S, Upkeep
+from dht.views import NodeState, PeerView, PingResult, RingView
+
+__all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
+
+RECORD_LIFETIME_S = 7200.0
+# What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
+ROUTED_PLAINTEXT_BYTES = MAX_PLAINTEXT_BYTES - 1 - HEADER_BYTES - OVERHEAD_BYTES
+_PACKET = bytes((Inner.PACKET,))
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What may differ between nodes. `aes`: AES-GCM is done in hardware here."""
+
+    aes: bool = False
+    record_lifetime_s: float = RECORD_LIFETIME_S
+
+
+class Node:
+    """A member of a network on its ring.
+
+    Every callback runs on the thread that drives the host, some of them before the call that was given them returns.
+    """
+
+    def __init__(self, host: Host, identity: Identity, storage: Storage, config: NodeConfig = NodeConfig()) -> None:
+        self._host = host
+        self.identity = identity
+        self.id = identity.member.id
+        self.counters: Counter[str] = Counter()
+        self._parts = Parts(host, identity, storage, self.counters)
+        self._upkeep = Upkeep(host, identity, self._parts, self.counters)
+        self._running = False
+        self._parts.handshakes.has_aes = config.aes
+        self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
+
+    @property
+    def alarm(self) -> str | None:
+        """What a person should know at once: that this identity also runs elsewhere, for example."""
+        return self._upkeep.alarm
+
+    @property
+    def state(self) -> NodeState:
+        if not self._parts.near.joined:
+            return NodeState.JOINING
+        if self._parts.near.lists.alone and self._parts.acquaintances.any:
+            return NodeState.ISOLATED
+        return NodeState.READY
+
+    @property
+    def member(self) -> bool:
+        """Whether this node has its place on the ring, were it a ring of one."""
+        return self._parts.near.joined
+
+    @property
+    def ring_version(self) -> int:
+        """Grows whenever the near lists or the membership change: cheap to watch."""
+        return self._parts.near.lists.version
+
+    def start(self, bootstraps: Sequence[Endpoint] = ()) -> None:
+        """Begin to take part. Without bootstraps and without peers known from earlier runs, the node is the first
+        of a new ring."""
+        self._running = True
+        self._host.on_receive(self._parts.demux.receive)
+        self._host.on_receive_batch(self._parts.demux.receive_batch)
+        self._host.on_addresses_changed(self._upkeep.addresses_changed)
+        self._parts.start(bootstraps)
+        self._upkeep.start()
+
+    def stop(self) -> None:
+        """Leave: peers are told, known peers saved, every timer cancelled."""
+        if not self._running:
+            return
+        self._running = False
+        for peer in list(self._parts.sessions.peers.values()):
+            if peer.up:
+                self._parts.exchange.tell(peer, Leave())
+        self._parts.stop()
+        self._upkeep.stop()
+        self._host.on_receive(lambda datagram, source: None)
+        self._host.on_receive_batch(lambda buffer, size, source: None)
+
+    def use_bootstraps(self, bootstraps: Sequence[Endpoint]) -> None:
+        """Replace the bootstraps: their names resolve to other addresses now."""
+        self._parts.acquaintances.use_bootstraps(bootstraps)
+
+    @property
+    def described(self) -> bool:
+        """Whether a majority of the replica points holds this node's descriptor."""
+        return self._parts.replicas.stored(node_name(self.id))
+
+    def find(self, message: Find, done: Callable[[Message | None], None]) -> None:
+        """Ask the ring who is nearest to a target; `done` gets Found, or None when nobody answered."""
+        self._parts.find(message, done)
+
+    def put(
+        self,
+        name: str,
+        value: bytes,
+        lifetime_s: float = RECORD_LIFETIME_S,
+        done: Callable[[PutResult], None] | None = None,
+    ) -> None:
+        """Publish `value` (at most 1024 bytes) under `name`, renewed until `withdraw(name)`; several owners may use
+        one name. Raises ValueError for what no node would store."""
+        self._parts.replicas.put(name, value, lifetime_s, done)
+
+    def create(
+        self,
+        name: str,
+        value: bytes,
+        lifetime_s: float = RECORD_LIFETIME_S,
+        done: Callable[[PutResult], None] | None = None,
+    ) -> None:
+        """As `put`, but exclusively: of several owners at most one gets a majority of the replica points, and the
+        others' results say TAKEN."""
+        self._parts.replicas.put(name, value, lifetime_s, done, exclusive=True)
+
+    def withdraw(self, name: str) -> None:
+        """Stop publishing `name`."""
+        self._parts.replicas.withdraw(name)
+
+    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False) -> None:
+        """Look `name` up: what a majority of the replica points holds, or (`first`) the first valid record found."""
+        self._parts.replicas.get(name, done, first=first)
+
+    def open_session(self, peer_id: int, done: Callable[[Peer | None], None], contact: Contact | None = None) -> None:
+        """Find a node and agree on keys with it, over an edge or the overlay; None when it can't be found or does
+        not answer. A known `contact` (its static key is enough) saves looking up the node's descriptor."""
+        peer = self._parts.sessions.peers.get(peer_id)
+        if peer_id == self.id:
+            done(None)
+        elif peer is not None and peer.up and peer.session.can_seal(self._host.now()):
+            done(peer)
+        elif peer is not None:
+            self._parts.handshakes.begin(peer.contact(), (peer.endpoint,), lambda found, reason: done(found))
+        elif contact is not None and contact.id == peer_id:
+            self._parts.handshakes.begin(contact, (None,), lambda found, reason: done(found))
+        else:
+            self.get(node_name(peer_id), lambda result: self._described(peer_id, result, done), first=True)
+
+    def send_packet(self, peer_id: int, packet: bytes) -> bool:
+        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one)."""
+        peer = self._parts.sessions.peers.get(peer_id)
+        if peer is None or not peer.up:
+            return False
+        peer.demand_at = self._host.now()
+        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True)
+
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
+        """Seal and send what stands for IP packets, each with its kind in front, together where that is possible;
+        False when there is no session fit for it."""
+        peer = self._parts.sessions.peers.get(peer_id)
+        if peer is None or not peer.up:
+            return False
+        peer.demand_at = self._host.now()
+        return self._parts.sessions.send_all(peer, plaintexts)
+
+    def room_bytes(self, peer_id: int) -> int:
+        """The longest plaintext that reaches a peer in one piece, over the path in use."""
+        peer = self._parts.sessions.peers.get(peer_id)
+        return MAX_PLAINTEXT_BYTES if peer is None or peer.endpoint is not None else ROUTED_PLAINTEXT_BYTES
+
+    def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
+        """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
+        by `on_packet` instead. The last call wins."""
+        self._parts.demux.traffic = callback
+
+    def on_packet(self, callback: Callable[[Member, bytes], None]) -> None:
+        """Give every IP packet that a peer sent us to `callback(member, packet)`. The last call wins."""
+        self._parts.demux.packet = callback
+
+    def register(self, message: type[M], handle: Callable[[Member, M], None]) -> None:
+        """Take messages of an application's own type, end-to-end encrypted and with a proven sender. Raises
+        ValueError for a code below FIRST_APPLICATION_CODE or already taken."""
+        if not FIRST_APPLICATION_CODE <= message.CODE < 1 << 16:
+            raise ValueError(f"application message codes run from {FIRST_APPLICATION_CODE} to 65535")
+
+        def take(incoming: Incoming, received: M) -> None:
+            assert incoming.peer is not None
+            incoming.peer.demand_at = self._host.now()
+            handle(incoming.peer.member, received)
+
+        self._parts.exchange.handle(message, Way.SESSION, take)
+
+    def send(self, peer_id: int, message: Message, failed: Callable[[str], None] | None = None) -> None:
+        """Send a message of an application's own type; a session is opened when there is none. Like a datagram it
+        may be lost; `failed(reason)` is called when no session can be had. Raises ValueError for a message of more
+        than 8192 bytes, which nobody would take."""
+        if len(pack_control(message, Kind.TELL)) > MAX_BYTES:
+            raise ValueError(f"a message of more than {MAX_BYTES} bytes")
+
+        def opened(peer: Peer | None) -> None:
+            if peer is None:
+                if failed is not None:
+                    failed(f"node {short(peer_id)} was not found or did not answer")
+                return
+            peer.demand_at = self._host.now()
+            self._parts.exchange.tell(peer, message)
+
+        self.open_session(peer_id, opened)
+
+    def ping(self, peer_id: int, done: Callable[[PingResult | None], None]) -> None:
+        """One round trip to a node over the path in use; None when it isn't found or does not answer."""
+
+        def opened(peer: Peer | None) -> None:
+            if peer is None:
+                done(None)
+                return
+            peer.demand_at = sent_at = self._host.now()
+
+            def answered(answer: Message | None) -> None:
+                if not isinstance(answer, Pong):
+                    done(None)
+                    return
+                peer.measured(self._host.now() - sent_at)
+                path = "direct" if peer.endpoint is not None else "overlay"
+                done(PingResult((self._host.now() - sent_at) * 1000.0, path, max(1, answer.hops)))
+
+            self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
+
+        self.open_session(peer_id, opened)
+
+    def contact(self) -> Contact:
+        """How others may reach this node."""
+        return self._parts.reach.contact()
+
+    def peers(self) -> list[PeerView]:
+        """Every peer with a session that works."""
+        return [
+            PeerView(
+                peer.id,
+                peer.member.name,
+                (peer.member.address4, peer.member.address6),
+                "direct" if peer.endpoint is not None else "overlay",
+                peer.hops if peer.endpoint is None else 1,
+                peer.endpoint,
+                None if peer.rtt_s is None else peer.rtt_s * 1000.0,
+                peer.tx_bytes,
+                peer.rx_bytes,
+                0.0,
+            )
+            for peer in self._parts.sessions.peers.values()
+            if peer.up
+        ]
+
+    def ring_view(self) -> RingView:
+        lists = self._parts.near.lists
+        return RingView(
+            tuple(lists.successors), tuple(lists.predecessors), tuple(self._parts.fingers.ids()), lists.size_estimate()
+        )
+
+    def _described(self, peer_id: int, result: GetResult, done: Callable[[Peer | None], None]) -> None:
+        if not result.records:
+            done(None)
+            return
+        try:
+            contact = Contact.parse(result.records[0].value)
+        except BadDatagram:
+            self.counters["bad_descriptor"] += 1
+            done(None)
+            return
+        if contact.id != peer_id:
+            self.counters["bad_descriptor"] += 1
+            done(None)
+            return
+        self._parts.handshakes.begin(contact, (None,), lambda found, reason: done(found))

@@ -1,0 +1,111 @@
+"""The parts of one node, made in the order in which they need each other, and started and stopped together.
+
+What the parts tell each other is tied together here and in `dht.upkeep`; applications hold a `dht.node.Node`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from dht.acquaintances import Acquaintances
+from dht.counters import Counters
+from dht.demux import Demux
+from dht.exchange import Exchange
+from dht.fingers import Fingers
+from dht.handshakes import Handshakes
+from dht.host import Endpoint, Host
+from dht.identity import Identity
+from dht.linking import Linker
+from dht.liveness import Liveness
+from dht.messages import Find, Found, Message
+from dht.near import Near
+from dht.reach import Reach
+from dht.replicas import Replicas
+from dht.router import Router
+from dht.sessions import Sessions
+from dht.storage import Storage
+
+
+class Parts:
+    """Everything that one node consists of."""
+
+    def __init__(self, host: Host, identity: Identity, storage: Storage, counters: Counter[str]) -> None:
+        me = identity.member.id
+        own = Counters(storage, host.now())
+        self.demux = Demux(host, me, counters)
+        self.sessions = Sessions(host, self.demux.carry, self.demux.deliver, counters)
+        self.sessions.carry_batch = self.demux.carry_batch
+        self.reach = Reach(host, identity, self.sessions)
+        self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry, counters)
+        self.router = Router(me, self.sessions, self.demux.arrived, counters)
+        self.router.arrived_batch = self.demux.arrived_batch
+        self.exchange = Exchange(host, self.sessions, self.router, counters)
+        contact = self.reach.contact
+        self.linker = Linker(host, me, self.sessions, self.handshakes, self.router, contact, counters)
+        self.near = Near(host, me, self.sessions, self.linker, self.exchange.ask, self.exchange.tell, contact, counters)
+        self.fingers = Fingers(host, me, self.sessions, self.linker, self.near.lists, self.find)
+        self.replicas = Replicas(
+            host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
+        )
+        self.liveness = Liveness(host, self.sessions)
+        self.acquaintances = Acquaintances(
+            host,
+            identity,
+            storage,
+            own,
+            self.sessions,
+            self.linker.link,
+            self.near.look_through,
+            self.has_member,
+            contact,
+            counters,
+        )
+        self._connect()
+
+    def _connect(self) -> None:
+        demux, near = self.demux, self.near
+        demux.sessions, demux.handshakes, demux.router = self.sessions, self.handshakes, self.router
+        demux.exchange, demux.acquaintances = self.exchange, self.acquaintances
+        self.sessions.renew = self.handshakes.renew
+        self.handshakes.joined = lambda: near.joined
+        self.handshakes.ping = self.liveness.probe
+        self.handshakes.restarted = near.restarted
+        self.handshakes.observed = self.reach.observed
+        self.router.joined = lambda: near.joined
+        near.changed = self.replicas.neighbors_changed
+
+    def start(self, bootstraps: Sequence[Endpoint]) -> None:
+        self.near.start(alone=not bootstraps and not self.acquaintances.any)
+        self.liveness.start()
+        self.acquaintances.start(bootstraps)
+        self.reach.start()
+
+    def stop(self) -> None:
+        """Cancel every timer and save whom we know. Nothing is sent."""
+        for part in (self.acquaintances, self.near, self.fingers, self.liveness, self.replicas, self.handshakes):
+            part.stop()
+        self.exchange.stop()
+        self.linker.stop()
+        self.reach.stop()
+
+    def has_member(self) -> bool:
+        """Whether there is an edge to a member of the ring."""
+        return any(peer.joined and peer.up for peer in self.sessions.edges())
+
+    def find(self, message: Find, done: Callable[[Message | None], None]) -> None:
+        """Route a Find; `done` gets Found or None."""
+        self.exchange.ask_nearest(message.target, message, (Found,), done)
+
+    def _ask_neighbor(
+        self,
+        node_id: int,
+        message: Message,
+        answers: Sequence[type[Message]],
+        done: Callable[[Message | None], None],
+    ) -> None:
+        peer = self.sessions.peers.get(node_id)
+        if peer is None or not peer.up or peer.endpoint is None:
+            done(None)
+        else:
+            self.exchange.ask(peer, message, answers, done)

@@ -1,0 +1,98 @@
+"""What a node keeps of one other node that it has, or had, a session with.
+
+Plain state: no timers and no I/O. `endpoint` is the proven direct path; a peer that has one is an *edge* of this
+node. A peer without one is reached over the overlay.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dht.certificate import Member
+from dht.contact import MAX_ENDPOINTS, Contact
+from dht.fragments import Reassembly
+from dht.host import Endpoint
+from dht.session import Keypair, Session
+
+
+class Reborn(NamedTuple):
+    """A handshake with a new process of a peer, whose keys nobody has used yet."""
+
+    keypair: Keypair
+    instance: int
+    joined: bool
+
+
+class Peer:
+    """One other node: who it is, its session, its path, and when it was last heard."""
+
+    __slots__ = (
+        "clock_offset_s",
+        "declared",
+        "demand_at",
+        "endpoint",
+        "fragments",
+        "heard_at",
+        "hops",
+        "id",
+        "indices",
+        "instance",
+        "joined",
+        "member",
+        "ping_at",
+        "probes",
+        "reborn",
+        "rtt_s",
+        "rx_bytes",
+        "session",
+        "static",
+        "suspect",
+        "told_joined",
+        "tx_bytes",
+        "unanswered_at",
+        "up",
+        "wanted_at",
+    )
+
+    def __init__(self, member: Member, static: bytes, now: float) -> None:
+        self.id = member.id
+        self.member = member
+        self.static = static
+        self.session = Session(member, static)
+        self.indices: set[int] = set()
+        self.endpoint: Endpoint | None = None
+        self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
+        self.instance = 0  # changes when the peer's process restarts
+        self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
+        self.joined = False  # the peer is a member of the ring, not only of the network
+        self.told_joined = False  # the peer knows that this node is a member
+        self.up = False  # a packet of this peer was opened under the present session
+        self.heard_at = now
+        self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
+        self.wanted_at = now  # the last time either end showed that it wants this edge
+        self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
+        self.probes = 0  # pings sent since then
+        self.ping_at = 0.0  # when the last of them was sent
+        self.suspect = False  # a probe went unanswered: routing goes around this peer
+        self.rtt_s: float | None = None
+        self.hops = 1
+        self.tx_bytes = 0
+        self.rx_bytes = 0
+        self.fragments = Reassembly()
+
+    def contact(self) -> Contact:
+        """How others may reach this peer: where we see it first, then what it says of itself."""
+        endpoints = [self.endpoint] if self.endpoint else []
+        endpoints += [endpoint for endpoint in self.declared if endpoint != self.endpoint]
+        return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+
+    def heard(self, now: float) -> None:
+        self.heard_at = now
+        self.unanswered_at = None
+        self.probes = 0
+        self.suspect = False
+
+    def measured(self, rtt_s: float) -> None:
+        """Smooths round trips as TCP does (RFC 6298, alpha = 1/8)."""
+        self.rtt_s = rtt_s if self.rtt_s is None else self.rtt_s * 0.875 + rtt_s * 0.125

@@ -1,0 +1,349 @@
+"""The DHT over the ring: put, get and create of owner-signed records at four replica points.
+
+A record lives at each of `replica_points(key)`: on the node nearest the point and on that node's nearest neighbour,
+which is nearest when the first dies. Owners renew what they publish; neighbours hand records on when the ring
+changes between them; a read takes the newest valid record and mends the points that lack it.
+Source: Brunet's DHT (equally spaced replicas, majority, exclusive create); signed and numbered records are BEP 44's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+
+from dht.errors import BadDatagram
+from dht.host import Host, Timer
+from dht.identity import Identity
+from dht.ids import closer, key_of
+from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
+from dht.near import Near
+from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
+from dht.store import Outcome, RecordStore
+
+MAJORITY = REPLICAS // 2 + 1
+KEEPERS = 2  # a point's nearest node and the one that would be nearest without it
+HAND_OVER_AFTER_S = 0.5
+RETRY_S = 5.0
+WITHDRAWN_LIVES_S = 5.0
+MAX_PUBLICATIONS = 64
+MAX_RAISES = 3
+BELIEVED_AHEAD_S = 7 * 86400.0  # how far ahead of now an earlier life of ours may have published
+
+Ask = Callable[[int, Message, Sequence[type[Message]], Callable[[Message | None], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """How many of the replica points took the record, and the last refusal if there was one."""
+
+    stored: int
+    refusal: Outcome | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether a majority holds it."""
+        return self.stored >= MAJORITY
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    """The newest valid record of each owner, newest first, and how many replica points answered."""
+
+    records: tuple[Record, ...]
+    answered: int
+
+
+@dataclass(slots=True)
+class _Publication:
+    name: str
+    value: bytes
+    lifetime_s: float
+    exclusive: bool
+    sequence: int = 0
+    raises: int = 0
+    stored: bool = False  # by a majority
+    timer: Timer | None = None
+    waiting: list[Callable[[PutResult], None]] = field(default_factory=list)
+
+
+class Replicas:
+    """One node's part in the DHT. `ask_nearest(target, message, answers, done)` routes a question; `ask_peer` asks
+    a neighbour over its edge; `clock()` is the time that peers agree on, by which records expire."""
+
+    def __init__(
+        self,
+        host: Host,
+        identity: Identity,
+        near: Near,
+        ask_nearest: Ask,
+        ask_neighbor: Ask,
+        clock: Callable[[], float],
+    ) -> None:
+        self._host, self._identity, self._near, self._clock = host, identity, near, clock
+        self._ask_nearest, self._ask_neighbor = ask_nearest, ask_neighbor
+        self.store = RecordStore()
+        self._publications: dict[str, _Publication] = {}
+        self._keepers_seen: tuple[int, ...] = ()
+        self._hand_over_timer: Timer | None = None
+
+    # For the node's owner
+
+    def put(
+        self,
+        name: str,
+        value: bytes,
+        lifetime_s: float,
+        done: Callable[[PutResult], None] | None = None,
+        *,
+        exclusive: bool = False,
+    ) -> None:
+        """Publish `value` under `name` and keep it renewed until `withdraw(name)`.
+
+        Raises ValueError for a name or value that no node would take, or too many of them.
+        """
+        if not 1 <= lifetime_s <= MAX_LIFETIME_S:
+            raise ValueError(f"a record lives from 1 to {MAX_LIFETIME_S} s, not {lifetime_s}")
+        old = self._publications.get(name)
+        if old is None and len(self._publications) >= MAX_PUBLICATIONS:
+            raise ValueError(f"a node publishes at most {MAX_PUBLICATIONS} records")
+        publication = _Publication(name, value, lifetime_s, exclusive)
+        if old is not None:
+            publication.sequence = old.sequence
+            publication.waiting = old.waiting
+        self._sign(publication)  # refuses what nobody would take before anything is sent or replaced
+        if old is not None:
+            self._stop(old)
+        if done is not None:
+            publication.waiting.append(done)
+        self._publications[name] = publication
+        if self._near.joined:
+            self._publish(publication)
+
+    def withdraw(self, name: str) -> None:
+        """Stop renewing `name` and let it expire within seconds."""
+        publication = self._publications.pop(name, None)
+        if publication is None:
+            return
+        self._stop(publication)
+        publication.value, publication.lifetime_s, publication.exclusive = b"", WITHDRAWN_LIVES_S, False
+        record = self._sign(publication)
+        for point in replica_points(record.key):
+            self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)
+
+    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False) -> None:
+        """Look `name` up at all replica points. `done` is called once: with what a majority says, or (`first`) as
+        soon as any valid record is there."""
+        _Lookup(self._identity, self._clock, name, self._ask_nearest, done, first).start()
+
+    def republish(self) -> None:
+        """The node has just become a member: publish everything."""
+        for publication in list(self._publications.values()):
+            self._publish(publication)
+
+    def published(self, name: str) -> bytes | None:
+        """The value this node keeps published under `name`."""
+        publication = self._publications.get(name)
+        return None if publication is None else publication.value
+
+    def stored(self, name: str) -> bool:
+        """Whether a majority took what this node last published under `name`."""
+        publication = self._publications.get(name)
+        return publication is not None and publication.stored
+
+    def stop(self) -> None:
+        for publication in self._publications.values():
+            self._stop(publication)
+        if self._hand_over_timer is not None:
+            self._hand_over_timer.cancel()
+
+    # For the ring
+
+    def asked_to_store(self, message: Store) -> Stored:
+        """A Store ended here. Raises BadDatagram for a record that is not what it claims."""
+        now = self._clock()
+        record = Record.parse(self._identity.network, message.record, now)
+        if message.point not in replica_points(record.key):
+            raise BadDatagram(f"'{record.name}' has no replica at the point it was sent to")
+        outcome = self.store.offer(record, now)
+        # Only news is passed on: old records sent again must cost nobody anything.
+        if message.copy and outcome is Outcome.STORED:
+            neighbor = self._second_keeper(message.point)
+            if neighbor is not None:
+                copy = Store(message.point, message.record, False)
+                self._ask_neighbor(neighbor, copy, (Stored,), lambda answer: None)
+        return Stored(outcome, self.store.sequence(record.key, record.owner.id))
+
+    def asked_to_fetch(self, message: Fetch, hops: int) -> Fetched:
+        """A Fetch ended here."""
+        records = self.store.find(message.key, self._clock())
+        return Fetched(tuple(record.raw for record in records[:MAX_RECORDS]), hops)
+
+    def neighbors_changed(self) -> None:
+        """The near lists changed: records may have new keepers."""
+        if self._hand_over_timer is None:
+            self._hand_over_timer = self._host.call_later(HAND_OVER_AFTER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._hand_over_timer = None
+        lists = self._near.lists
+        before, self._keepers_seen = self._keepers_seen, tuple(lists.members())
+        if not self._near.joined or lists.alone or not lists.predecessors or not lists.successors:
+            return
+        left, right = lists.predecessors[-1], lists.successors[-1]
+        if len(lists.members()) < 2 * lists.length:
+            left = right = lists.me  # the lists reach round the whole ring
+        now = self._clock()
+        for point, record in self.store.between(left, right, now):
+            old, new = self._keepers(point, before), self._keepers(point, self._keepers_seen)
+            if lists.me not in old and lists.me not in new:
+                continue
+            for keeper in new:
+                if keeper not in old and keeper != lists.me:
+                    self._ask_neighbor(keeper, Store(point, record.raw, False), (Stored,), lambda answer: None)
+
+    def _keepers(self, point: int, members: Sequence[int]) -> tuple[int, ...]:
+        keepers: list[int] = []
+        candidates = [self._near.lists.me, *members]
+        for _ in range(min(KEEPERS, len(candidates))):
+            nearest = candidates[0]
+            for candidate in candidates[1:]:
+                if closer(point, candidate, nearest):
+                    nearest = candidate
+            keepers.append(nearest)
+            candidates.remove(nearest)
+        return tuple(keepers)
+
+    def _second_keeper(self, point: int) -> int | None:
+        for keeper in self._keepers(point, self._near.lists.members()):
+            if keeper != self._near.lists.me:
+                return keeper
+        return None
+
+    # Publishing
+
+    def _sign(self, publication: _Publication) -> Record:
+        now = self._clock()
+        publication.sequence = max(publication.sequence + 1, int(now * 1000))
+        expires_at = ceil(now + publication.lifetime_s)
+        return Record.sign(
+            self._identity,
+            publication.name,
+            publication.value,
+            publication.sequence,
+            expires_at,
+            publication.exclusive,
+        )
+
+    def _publish(self, publication: _Publication) -> None:
+        self._stop(publication)
+        record = self._sign(publication)
+        outcomes: list[Outcome | None] = []
+        newest = 0
+        told = False
+
+        def answered(answer: Message | None) -> None:
+            nonlocal newest, told
+            if self._publications.get(publication.name) is not publication:
+                return
+            outcome: Outcome | None = None
+            if isinstance(answer, Stored):
+                # Only claimed, not proven: nobody may push us to where no sequence is left.
+                newest = max(newest, min(answer.sequence, int((self._clock() + BELIEVED_AHEAD_S) * 1000)))
+                outcome = Outcome(answer.outcome) if answer.outcome in Outcome._value2member_map_ else None
+            outcomes.append(outcome)
+            stored = sum(outcome in (Outcome.STORED, Outcome.SAME) for outcome in outcomes)
+            settled = len(outcomes) == REPLICAS
+            if not told and (stored >= MAJORITY or settled):
+                told = True
+                self._published(publication, outcomes, stored, newest)
+
+        for point in replica_points(record.key):
+            self._ask_nearest(point, Store(point, record.raw, True), (Stored,), answered)
+
+    def _published(
+        self, publication: _Publication, outcomes: Sequence[Outcome | None], stored: int, newest: int
+    ) -> None:
+        refusals = [outcome for outcome in outcomes if outcome not in (None, Outcome.STORED, Outcome.SAME)]
+        refusal = Outcome.TAKEN if Outcome.TAKEN in refusals else refusals[-1] if refusals else None
+        result = PutResult(stored, refusal)
+        publication.stored = result.ok
+        if not result.ok and newest >= publication.sequence and publication.raises < MAX_RAISES:
+            # We published a higher sequence in an earlier life, by a clock that was ahead of this one.
+            publication.raises += 1
+            publication.sequence = newest
+            self._publish(publication)
+            return
+        waiting, publication.waiting = publication.waiting, []
+        if publication.exclusive and not result.ok and waiting:
+            self.withdraw(publication.name)  # of two who create at once at most one may keep it
+        else:
+            delay_s = publication.lifetime_s / 3 if result.ok else RETRY_S
+            delay_s *= self._host.rng.uniform(0.8, 1.0)
+            publication.timer = self._host.call_later(delay_s, lambda: self._publish(publication))
+        for done in waiting:
+            done(result)
+
+    @staticmethod
+    def _stop(publication: _Publication) -> None:
+        if publication.timer is not None:
+            publication.timer.cancel()
+            publication.timer = None
+
+
+class _Lookup:
+    """One get on its way."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        clock: Callable[[], float],
+        name: str,
+        ask_nearest: Ask,
+        done: Callable[[GetResult], None],
+        first: bool,
+    ) -> None:
+        self._identity, self._clock, self._name = identity, clock, name
+        self._ask_nearest, self._done, self._first = ask_nearest, done, first
+        self._newest: dict[int, Record] = {}
+        self._held: dict[int, dict[int, int]] = {}  # point -> owner -> sequence, of the points that answered
+        self._settled = 0
+        self._told = False
+
+    def start(self) -> None:
+        for point in replica_points(key_of(self._name)):
+            self._ask_nearest(point, Fetch(key_of(self._name)), (Fetched,), partial(self._answered, point))
+
+    def _answered(self, point: int, answer: Message | None) -> None:
+        self._settled += 1
+        if isinstance(answer, Fetched):
+            held = self._held[point] = {}
+            for raw in answer.records:
+                record = self._read(raw)
+                if record is not None:
+                    held[record.owner.id] = record.sequence
+                    known = self._newest.get(record.owner.id)
+                    if known is None or known.sequence < record.sequence:
+                        self._newest[record.owner.id] = record
+        enough = len(self._held) >= MAJORITY or (self._first and bool(self._newest))
+        if not self._told and (enough or self._settled == REPLICAS):
+            self._told = True
+            records = sorted(self._newest.values(), key=lambda record: -record.sequence)
+            self._done(GetResult(tuple(records), len(self._held)))
+        if self._settled == REPLICAS:
+            self._mend()
+
+    def _read(self, raw: bytes) -> Record | None:
+        # A replica that sends rubbish is as good as one that sends nothing: the others decide.
+        try:
+            record = Record.parse(self._identity.network, raw, self._clock())
+        except BadDatagram:
+            return None
+        return record if record.name == self._name else None
+
+    def _mend(self) -> None:
+        for point, held in self._held.items():
+            for owner, record in self._newest.items():
+                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS:
+                    self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)

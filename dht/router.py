@@ -1,0 +1,130 @@
+"""Greedy recursive routing over the edges: each hop lies strictly nearer to the target, so there are no loops.
+
+A packet for the node *nearest* a target ends where no edge leads nearer; one for *exactly* one node ends there or,
+when nobody nearer is known, its source is told. Edges that don't answer are gone around.
+Source: Brunet's greedy routing by distance in both directions; hop by hop, as Chord's recursive style.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
+from dht.errors import BadDatagram
+from dht.ids import RING, closer, distance
+from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
+from dht.peer import Peer
+from dht.sessions import Sessions
+
+_ROUTED = bytes((Inner.ROUTED,))
+
+
+class Router:
+    """Passes envelopes on; `arrived(envelope, hops)` takes those that end here."""
+
+    def __init__(
+        self, me: int, sessions: Sessions, arrived: Callable[[Envelope, int], None], counters: Counter[str]
+    ) -> None:
+        self._me = me
+        self._sessions = sessions
+        self._arrived = arrived
+        self._counters = counters
+        self.joined: Callable[[], bool] = lambda: False
+        self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
+
+    def next_hop(self, target: int, mode: Mode) -> Peer | None:
+        """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
+        best: Peer | None = None
+        # A node that has not joined owns no part of the ring: it is never the nearest.
+        best_distance = distance(self._me, target) if self.joined() else RING
+        best_id = self._me
+        for peer in self._sessions.peers.values():
+            if peer.endpoint is None or not peer.up:
+                continue
+            if peer.id == target and (peer.joined or mode == Mode.EXACT):
+                return peer
+            if not peer.joined or peer.suspect:
+                continue
+            away = distance(peer.id, target)
+            if away < best_distance or (away == best_distance and closer(target, peer.id, best_id)):
+                best, best_distance, best_id = peer, away, peer.id
+        return best
+
+    def send(self, mode: Mode, content: Content, target: int, payload: bytes) -> None:
+        """Send a packet of this node's own on its way; it may end here."""
+        try:
+            self._forward(Envelope(HOP_LIMIT, mode, content, self._me, target, payload))
+        except BadDatagram:
+            # It ended here, and we refuse from ourselves what others would refuse from us: an expired certificate's
+            # record, say. The question stays without an answer, as it would elsewhere.
+            self._counters["own_envelope_refused"] += 1
+
+    def tell(self, target: int, message: Message) -> None:
+        """Send a message that wants no answer to exactly `target`."""
+        self.send(Mode.EXACT, Content.CONTROL, target, pack_control(message, Kind.TELL))
+
+    def receive(self, data: bytes) -> None:
+        """Handle an envelope from an edge. Raises BadDatagram."""
+        envelope = Envelope.parse(data)
+        if envelope.source == self._me:
+            self._counters["envelope_came_back"] += 1
+            return
+        self._forward(envelope)
+
+    def send_batch(self, target: int, sealed: Sequence[bytes]) -> None:
+        """Send sealed packets of this node's own on their way to exactly `target`, together."""
+        self._forward_batch(Envelope(HOP_LIMIT, Mode.EXACT, Content.SEALED, self._me, target, b""), sealed)
+
+    def receive_batch(self, plaintexts: Sequence[bytes]) -> None:
+        """Handle envelopes that came together and differ in their payloads only, each with its kind in front. Raises
+        BadDatagram."""
+        envelope = Envelope.parse(plaintexts[0][1:])
+        if envelope.source == self._me:
+            self._counters["envelope_came_back"] += len(plaintexts)
+            return
+        self._forward_batch(envelope, [plaintext[1 + HEADER_BYTES :] for plaintext in plaintexts])
+
+    def _forward_batch(self, envelope: Envelope, payloads: Sequence[bytes]) -> None:
+        if envelope.content == Content.SEALED and envelope.target == self._me:
+            self.arrived_batch(envelope, payloads, HOP_LIMIT - envelope.hop_limit)
+            return
+        hop = self.next_hop(envelope.target, Mode(envelope.mode)) if envelope.target != self._me else None
+        if hop is None or envelope.hop_limit == 0 or envelope.content != Content.SEALED:
+            for payload in payloads:
+                self._forward(envelope._replace(payload=payload))
+            return
+        if envelope.source != self._me:
+            self._counters["envelopes_relayed"] += len(payloads)
+        header = _ROUTED + envelope._replace(hop_limit=envelope.hop_limit - 1, payload=b"").pack()
+        self._sessions.send_all(hop, [header + payload for payload in payloads])
+
+    def _arrived_each(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
+        for payload in payloads:
+            self._arrived(envelope._replace(payload=payload), hops)
+
+    def _forward(self, envelope: Envelope) -> None:
+        target = envelope.target
+        if target == self._me:
+            self._arrived(envelope, HOP_LIMIT - envelope.hop_limit)
+            return
+        hop = self.next_hop(target, Mode(envelope.mode))
+        if hop is None:
+            if envelope.mode == Mode.NEAREST:
+                if self.joined():
+                    self._arrived(envelope, HOP_LIMIT - envelope.hop_limit)
+                else:
+                    self._counters["envelope_before_joining"] += 1
+                return
+            self._counters["envelope_unreachable"] += 1
+            # Only packets are answered, never control messages: no answer begets another.
+            if envelope.content == Content.SEALED:
+                self.tell(envelope.source, Unreachable(target, envelope.payload[:HEAD_BYTES]))
+            return
+        if envelope.hop_limit == 0:
+            self._counters["envelope_out_of_hops"] += 1
+            return
+        if envelope.source != self._me:
+            self._counters["envelopes_relayed"] += 1
+        onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
+        self._sessions.send(hop, _ROUTED + onward.pack(), expects_answer=True)

@@ -1,0 +1,234 @@
+"""Every session of a node: which datagram belongs to which peer, and how a plaintext reaches it.
+
+One session a pair of nodes, whatever the path: a peer with a proven endpoint is written to there, any other over
+the overlay. The endpoint changes only after a packet that authenticates. Handshakes are `dht.handshakes`' work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from dht.certificate import Member
+from dht.envelope import Inner
+from dht.errors import BadDatagram, StaleDatagram
+from dht.fragments import MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, cut
+from dht.host import Endpoint, Host
+from dht.peer import Peer, Reborn
+from dht.session import Keypair, NoKeypair
+
+MAX_PEERS = 4096
+_INDEX_BYTES = slice(4, 8)
+
+
+class UnknownSession(StaleDatagram):
+    """A transport packet for an index that is not in use."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"no session has index {index:#010x}")
+        self.index = index
+
+
+class Sessions:
+    """The peers by node id and by session index; seals, opens and sends.
+
+    `carry(datagram, endpoint, peer_id)` moves a datagram: to an endpoint, or over the overlay when it is None.
+    `deliver(peer, plaintext, endpoint)` takes what was opened. `renew(peer)` begins a handshake.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        carry: Callable[[bytes, Endpoint | None, int], None],
+        deliver: Callable[[Peer, bytes, Endpoint | None], None],
+        counters: Counter[str],
+    ) -> None:
+        self._host = host
+        self._carry = carry
+        self._deliver = deliver
+        self._counters = counters
+        self._by_index: dict[int, tuple[Peer, Keypair]] = {}
+        self.peers: dict[int, Peer] = {}
+        self.carry_batch: Callable[[Sequence[bytes], Endpoint | None, int], None] = self._carry_each
+        self.renew: Callable[[Peer], None] = lambda peer: None
+        self.came_up: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
+        self.restarted: Callable[[Peer], None] = lambda peer: None
+        self.roamed: Callable[[Peer], None] = lambda peer: None
+
+    def edges(self) -> Iterator[Peer]:
+        """The peers with a proven direct path."""
+        return (peer for peer in self.peers.values() if peer.endpoint is not None)
+
+    def new_index(self) -> int:
+        """An index that no session of this node uses."""
+        while True:
+            index = self._host.rng.getrandbits(32)
+            if index not in self._by_index:
+                return index
+
+    def admit(self, member: Member, static: bytes) -> Peer:
+        """The peer for `member`, made anew when it is not known, or has another static key than before."""
+        peer = self.peers.get(member.id)
+        if peer is not None and peer.static == static:
+            peer.member = member
+            return peer
+        if peer is not None:
+            self.remove(peer)
+        if len(self.peers) >= MAX_PEERS:
+            idle = min(self.peers.values(), key=lambda other: (other.endpoint is not None, other.heard_at))
+            self.remove(idle)
+            self._counters["peer_table_full"] += 1
+        peer = self.peers[member.id] = Peer(member, static, self._host.now())
+        return peer
+
+    def install(self, peer: Peer, keypair: Keypair) -> None:
+        """Give a peer the keys of a finished handshake."""
+        peer.session.install(keypair)
+        self._by_index[keypair.local_index] = (peer, keypair)
+        peer.indices.add(keypair.local_index)
+        self._drop_stale_indices(peer)
+
+    def remove(self, peer: Peer) -> None:
+        """Forget a peer and its keys."""
+        for index in peer.indices:
+            self._by_index.pop(index, None)
+        peer.indices.clear()
+        peer.endpoint = None
+        peer.up = False
+        if self.peers.get(peer.id) is peer:
+            del self.peers[peer.id]
+
+    def forget(self, now: float) -> None:
+        """Drop keys that are too old to be of use."""
+        for peer in self.peers.values():
+            peer.session.forget(now)
+            self._drop_stale_indices(peer)
+
+    def _drop_stale_indices(self, peer: Peer) -> None:
+        for index in peer.indices - set(peer.session.indices()):
+            self._by_index.pop(index, None)
+            peer.indices.discard(index)
+
+    def receive(self, datagram: bytes, endpoint: Endpoint | None, hops: int = 1) -> None:
+        """Open a transport packet that came from `endpoint`, or over the overlay. Raises BadDatagram."""
+        index = int.from_bytes(datagram[_INDEX_BYTES], "big")
+        entry = self._by_index.get(index)
+        if entry is None:
+            raise UnknownSession(index)
+        peer, keypair = entry
+        now = self._host.now()
+        plaintext = peer.session.open(keypair, datagram, now)
+        if len(plaintext) > MAX_MESSAGE_BYTES:
+            raise BadDatagram(f"a plaintext of {len(plaintext)} bytes, more than {MAX_MESSAGE_BYTES}")
+        peer.rx_bytes += len(datagram)
+        peer.heard(now)
+        if peer.reborn is not None and keypair is peer.reborn.keypair:
+            self._be_reborn(peer, peer.reborn)
+        if endpoint is None:
+            peer.hops = hops
+        elif endpoint != peer.endpoint:
+            moved = peer.endpoint is not None
+            peer.endpoint = endpoint
+            peer.hops = 1
+            if moved:
+                self.roamed(peer)
+            else:
+                peer.up = False  # from the overlay to an edge: announced like a new one
+        if not peer.up:
+            peer.up = True
+            self.came_up(peer, endpoint)
+        if peer.session.wants_rekey(now, receiving=True):
+            self.renew(peer)
+        self.opened(peer, plaintext, endpoint)
+
+    def opened(self, peer: Peer, plaintext: bytes, endpoint: Endpoint | None) -> None:
+        """Deliver a plaintext, or keep it until it is whole. Raises BadDatagram."""
+        if plaintext and plaintext[0] == Inner.FRAGMENT:
+            whole = peer.fragments.add(plaintext[1:], self._host.now())
+            if whole is None:
+                return
+            plaintext = whole
+        self._deliver(peer, plaintext, endpoint)
+
+    def _be_reborn(self, peer: Peer, reborn: Reborn) -> None:
+        """A new process of this peer has proved itself: nothing its old one sent counts any more."""
+        peer.reborn = None
+        peer.instance, peer.joined = reborn.instance, reborn.joined
+        peer.declared = ()
+        peer.endpoint = None
+        peer.up = False
+        peer.session.keep_only(reborn.keypair)
+        self._drop_stale_indices(peer)
+        self.restarted(peer)
+
+    def open_batch(
+        self, buffer: memoryview, size: int, endpoint: Endpoint | None, hops: int
+    ) -> tuple[Peer, list[bytes], list[bytes]] | None:
+        """Open transport packets that came together from `endpoint`, or over the overlay: their peer, their
+        plaintexts, and those datagrams that `receive` must judge. None when it must judge them all: only a session in
+        its steady state is served here, so that whatever changes it happens in one place."""
+        entry = self._by_index.get(int.from_bytes(buffer[_INDEX_BYTES], "big"))
+        if entry is None or size > MAX_MESSAGE_BYTES:
+            return None
+        peer, keypair = entry
+        now = self._host.now()
+        if not peer.up or peer.endpoint != endpoint or not peer.session.is_current(keypair, now):
+            return None
+        plaintexts, refused = keypair.open_all(buffer, size)
+        if plaintexts:
+            if endpoint is None:
+                peer.hops = hops
+            peer.rx_bytes += len(buffer) - sum(map(len, refused))
+            peer.heard(now)
+            if peer.session.wants_rekey(now, receiving=True):
+                self.renew(peer)
+        return peer, plaintexts, refused
+
+    def send_all(self, peer: Peer, plaintexts: Sequence[bytes]) -> bool:
+        """As `send` for each, expecting answers; one batch where that is possible. False when none were sent."""
+        if peer.endpoint is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
+            sent = [self.send(peer, plaintext, expects_answer=True) for plaintext in plaintexts]
+            return any(sent)
+        now = self._host.now()
+        try:
+            datagrams = peer.session.seal_all(plaintexts, now)
+        except NoKeypair:
+            self.renew(peer)
+            return False
+        if peer.unanswered_at is None:
+            peer.unanswered_at = now
+        peer.tx_bytes += sum(map(len, datagrams))
+        self.carry_batch(datagrams, peer.endpoint, peer.id)
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+        return True
+
+    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False) -> bool:
+        """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
+        if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.endpoint is not None:
+            return all(
+                [
+                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer)
+                    for piece in cut(plaintext, self._host.rng.getrandbits(32))
+                ]
+            )
+        return self._send_one(peer, plaintext, expects_answer)
+
+    def _carry_each(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
+        for datagram in datagrams:
+            self._carry(datagram, endpoint, peer_id)
+
+    def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool) -> bool:
+        now = self._host.now()
+        try:
+            datagram = peer.session.seal(plaintext, now)
+        except NoKeypair:
+            self.renew(peer)
+            return False
+        if expects_answer and peer.unanswered_at is None:
+            peer.unanswered_at = now
+        peer.tx_bytes += len(datagram)
+        self._carry(datagram, peer.endpoint, peer.id)
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+        return True

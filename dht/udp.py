@@ -1,0 +1,287 @@
+"""† The real `Host`: UDP sockets, timers and a clock on asyncio. Linux only.
+
+A send that fails is counted in `counters`, never raised: to the protocol it is one more lost datagram. The clock
+is the wall clock at the start plus CLOCK_BOOTTIME since, so that no adjustment sets it back and time asleep counts;
+timers run on the same clock. It never looks into datagrams, never calls back synchronously, and never resolves names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import random
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from dht.addresses import Address, Addresses, Subnet
+from dht.host import Endpoint, Receive, ReceiveBatch, Rng
+from dht.timers import UdpTimer, UdpTimers, boottime_s
+from dht.udp_batch import segment_size
+from dht.udp_port import Port
+
+DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
+DATAGRAM_BYTES = 65_535
+SOCKET_BUFFER_BYTES = 4 << 20
+REOPEN_S = 5.0
+RANDOM_PORT_ATTEMPTS = 8  # to find one that is free for IPv4 and IPv6 alike
+
+# Linux values that Python's socket module does not name before 3.12, or at all.
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+
+log = logging.getLogger(__name__)
+
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+
+
+class UdpHost:
+    """A `Host` on this machine's UDP port. Needs a running event loop; raises OSError when it cannot listen.
+
+    Listens on one address, or with a wildcard (`0.0.0.0` or `::`) on all of them, IPv4 and IPv6. Port 0 picks one.
+    Addresses within `exclude` are never given as local endpoints: above all those of our own virtual network.
+    """
+
+    def __init__(self, listen: Endpoint, exclude: Sequence[Subnet] = (), *, batching: bool = True) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rng = random.SystemRandom()
+        self._epoch = time.time() - boottime_s()
+        self._exclude = tuple(exclude)
+        self._receive: Receive | None = None
+        self._receive_batch: ReceiveBatch | None = None
+        self._batching = batching
+        # What is received first lies here, one for all sockets: nothing keeps it beyond the call.
+        self._buffer = memoryview(bytearray(DATAGRAM_BYTES))
+        self._changed: Callable[[], None] | None = None
+        self._closed = False
+        self.counters: Counter[str] = Counter()
+        self._ports: dict[int, Port] = {}
+        self._listen = listen
+        self._open(listen)
+        self._timers = UdpTimers(self._loop)
+        self._addresses = Addresses(self._loop, self._look_at_addresses)
+        self._local: tuple[Endpoint, ...] = ()
+        self._local = self._enumerate()
+
+    @property
+    def rng(self) -> Rng:
+        return self._rng
+
+    @property
+    def port(self) -> int:
+        """The UDP port it listens on."""
+        return self._listen.port
+
+    def now(self) -> float:
+        return self._epoch + boottime_s()
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> UdpTimer:
+        return self._timers.call_later(delay_s, callback)
+
+    def send(self, to: Endpoint, datagram: bytes) -> None:
+        port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        if port is not None:
+            port.send(to, datagram)
+        else:
+            self.counters["udp_send_no_socket"] += 1
+
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+        port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        if port is not None:
+            port.send_batch(to, datagrams)
+        else:
+            self.counters["udp_send_no_socket"] += len(datagrams)
+
+    def local_endpoints(self) -> Sequence[Endpoint]:
+        return self._local
+
+    def on_receive(self, receive: Receive) -> None:
+        self._receive = receive
+
+    def on_receive_batch(self, receive: ReceiveBatch) -> None:
+        self._receive_batch = receive
+
+    @property
+    def offloads(self) -> tuple[str, ...]:
+        """Which ways of the kernel to move many datagrams at once are in use."""
+        ports = self._ports.values()
+        found = {
+            "segment": all(port.takes_segments for port in ports),
+            "gro": all(port.gives_batches for port in ports),
+        }
+        return tuple(name for name, used in found.items() if ports and used)
+
+    def on_addresses_changed(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+
+    def close(self) -> None:
+        """Stop listening and forget all timers. Nothing is called back afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        self._timers.close()
+        self._addresses.close()
+        self._close_ports()
+
+    def _open(self, listen: Endpoint) -> None:
+        """Open one socket, or one for each IP version on a wildcard. All or nothing: raises OSError."""
+        wildcard = ipaddress.ip_address(listen.address).is_unspecified
+        for attempt in range(RANDOM_PORT_ATTEMPTS):
+            opened: list[socket.socket] = []
+            try:
+                if not wildcard:
+                    opened.append(_bound(listen))
+                else:
+                    opened.extend(_bound_to_all(listen.port))
+                break
+            except OSError as error:
+                # A random port can be free for IPv4 and taken for IPv6.
+                if listen.port or error.errno != errno.EADDRINUSE or attempt + 1 == RANDOM_PORT_ATTEMPTS:
+                    raise
+        self._listen = Endpoint(listen.address, opened[0].getsockname()[1])
+        for each in opened:
+            port = Port(self._loop, each, self.counters, self._batching)
+            self._ports[each.family] = port
+            self._loop.add_reader(each, self._drain, port)
+
+    def _close_ports(self) -> None:
+        for port in self._ports.values():
+            port.close()
+        self._ports.clear()
+
+    def _drain(self, port: Port) -> None:
+        receive_into, buffer = port.socket.recvmsg_into, self._buffer
+        left = DRAIN_DATAGRAMS
+        while left > 0:
+            left -= 1
+            try:
+                length, ancillary, _, source = receive_into((buffer,), 128)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.counters[f"udp_receive_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+                continue
+            endpoint = Endpoint(source[0], source[1])
+            size = 0
+            if ancillary:
+                size = segment_size(ancillary)
+                port.note_arrival(endpoint, ancillary)
+            if 0 < size < length:
+                left -= length // size
+                self._take_batch(buffer[:length], size, endpoint)
+            elif self._receive is not None:
+                self._receive(bytes(buffer[:length]), endpoint)
+            else:
+                self.counters["udp_receive_unread"] += 1
+            if port.socket.fileno() < 0:
+                return  # closed by what we just called
+
+    def _take_batch(self, buffer: memoryview, size: int, endpoint: Endpoint) -> None:
+        if self._receive_batch is not None:
+            self._receive_batch(buffer, size, endpoint)
+            return
+        self._take_each(deque(bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)), endpoint)
+
+    def _take_each(self, datagrams: deque[bytes], endpoint: Endpoint) -> None:
+        while datagrams:
+            if self._receive is None or self._closed:
+                self.counters["udp_receive_unread"] += len(datagrams)
+                return
+            try:
+                self._receive(datagrams.popleft(), endpoint)
+            except BaseException:
+                self._loop.call_soon(self._take_each, datagrams, endpoint)
+                raise
+
+    def _enumerate(self) -> tuple[Endpoint, ...]:
+        """The present local endpoints. Also tells the sockets whether the machine has several addresses."""
+        number = self._listen.port
+        if not ipaddress.ip_address(self._listen.address).is_unspecified:
+            return (self._listen,)
+        machine = self._addresses.all()
+        usable = [address for address in machine if self._offers(address)]
+        for family, port in self._ports.items():
+            version = 6 if family == socket.AF_INET6 else 4
+            # Counted with those never offered: a tunnel's address too can be where a peer's datagram went.
+            port.note_arrivals(sum(address.version == version and not address.is_loopback for address in machine) > 1)
+        if not usable:
+            usable = [ipaddress.ip_address("::1" if f == socket.AF_INET6 else "127.0.0.1") for f in self._ports]
+        return tuple(dict.fromkeys(Endpoint(str(address), number) for address in usable))
+
+    def _offers(self, address: Address) -> bool:
+        if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+            return False
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        return family in self._ports and not any(address in subnet for subnet in self._exclude)
+
+    def _look_at_addresses(self) -> None:
+        if self._closed:
+            return
+        if not self._ports or not _still_ours(self._listen.address):
+            self._reopen()
+        local = self._enumerate()
+        if local != self._local:
+            log.info("local endpoints: %s", ", ".join(map(str, local)) or "none")
+            self._local = local
+            if self._changed is not None:
+                self._changed()
+
+    def _reopen(self) -> None:
+        """The address we listened on has left this machine: listen on whatever others it has."""
+        gone = self._listen
+        self._close_ports()
+        for number in (gone.port, 0):
+            try:
+                self._open(Endpoint("0.0.0.0", number))
+            except OSError as error:
+                log.warning("cannot listen on port %d of all addresses: %s", number, error)
+                continue
+            log.warning("%s is gone from this machine; listening on port %d of all addresses", gone, self.port)
+            return
+        self.call_later(REOPEN_S, self._look_at_addresses)
+
+
+def _bound(listen: Endpoint) -> socket.socket:
+    """A non-blocking UDP socket with large buffers, bound to `listen`."""
+    family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        else:
+            # Routers may fragment: where they don't say that a packet is too big, it would vanish otherwise.
+            opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER_BYTES)
+            except PermissionError:
+                opened.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_BYTES)
+        opened.bind(listen)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _bound_to_all(number: int) -> list[socket.socket]:
+    """Two sockets on the same port, for IPv4 and IPv6; one on a machine without IPv6."""
+    first = _bound(Endpoint("0.0.0.0", number))
+    try:
+        return [first, _bound(Endpoint("::", first.getsockname()[1]))]
+    except OSError as error:
+        if error.errno in _NO_IPV6:
+            return [first]
+        first.close()
+        raise
+
+
+def _still_ours(address: str) -> bool:
+    """Whether a socket can be bound to `address`; wildcards always can."""
+    try:
+        _bound(Endpoint(address, 0)).close()
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True

@@ -1,0 +1,157 @@
+"""One UDP socket of the real host, with its queue. † Shell module.
+
+A send that fails is counted, never raised. What finds the socket full waits in order, up to a bound, and is then
+dropped: the newest first, for the protocols above have timers for the rest. Never looks into datagrams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from dht.host import Endpoint
+from dht.udp_batch import (
+    TOO_LARGE_FOR_ROUTE,
+    WITHOUT_SEGMENTS,
+    batches,
+    gives_batches,
+    segment_note,
+    takes_segments,
+)
+
+QUEUE_BYTES = 1 << 20  # waiting for room in a socket; about what one more socket buffer would hold
+MAX_ARRIVALS = 4096  # peers whose preferred local address is remembered, per socket
+IP_PKTINFO = 8  # Python's socket module does not name it
+
+_SOURCE_GONE = (errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EHOSTUNREACH)
+_Ancillary = list[tuple[int, int, bytes]]
+
+
+class Port:
+    """One UDP socket with its queue of datagrams that found it full."""
+
+    __slots__ = ("_loop", "arrivals", "counters", "gives_batches", "queue", "queued_bytes", "socket", "takes_segments")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, opened: socket.socket, counters: Counter[str], batching: bool
+    ) -> None:
+        self._loop = loop
+        self.socket = opened
+        self.counters = counters
+        self.takes_segments = batching and takes_segments(opened)
+        self.gives_batches = batching and gives_batches(opened)
+        self.queue: deque[tuple[Endpoint, Sequence[bytes]]] = deque()
+        self.queued_bytes = 0
+        # For each peer: the local address its last datagram was sent to, as received and as `sendmsg` wants it.
+        self.arrivals: dict[Endpoint, tuple[bytes, _Ancillary]] = {}
+
+    def send(self, to: Endpoint, datagram: bytes) -> None:
+        """Send now, or when there is room. In order."""
+        self._send(to, (datagram,))
+
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+        """As `send`, with as few system calls as may be."""
+        if self.takes_segments:
+            for batch in batches(datagrams):
+                self._send(to, batch)
+        else:
+            for datagram in datagrams:
+                self._send(to, (datagram,))
+
+    def note_arrivals(self, wanted: bool) -> None:
+        """On a machine with several addresses, answer each peer from the address it wrote to: an answer from
+        another would not get back in through the peer's NAT."""
+        if self.socket.family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, int(wanted))
+        else:
+            self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, int(wanted))
+        self.arrivals.clear()
+
+    def note_arrival(self, source: Endpoint, ancillary: _Ancillary) -> None:
+        for level, kind, content in ancillary:
+            known = self.arrivals.get(source)
+            if known is not None and known[0] == content:
+                return
+            if level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(content) == 12:
+                answer = struct.pack("=i4s4s", 0, content[4:8], bytes(4))
+            elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO and len(content) == 20:
+                answer = content[:16] + bytes(4)
+            else:
+                continue
+            if known is None and len(self.arrivals) >= MAX_ARRIVALS:
+                del self.arrivals[next(iter(self.arrivals))]
+            self.arrivals[source] = (content, [(level, kind, answer)])
+
+    def close(self) -> None:
+        self._loop.remove_reader(self.socket)
+        self._loop.remove_writer(self.socket)
+        self.socket.close()
+        self.queue.clear()
+
+    def _send(self, to: Endpoint, batch: Sequence[bytes]) -> None:
+        if self.queue:
+            self._enqueue(to, batch)
+        elif not self._transmit(to, batch):
+            self._loop.add_writer(self.socket, self._flush)
+            self._enqueue(to, batch)
+
+    def _enqueue(self, to: Endpoint, batch: Sequence[bytes]) -> None:
+        batch_bytes = sum(map(len, batch))
+        if self.queued_bytes + batch_bytes > QUEUE_BYTES:
+            self.counters["udp_send_queue_full"] += len(batch)
+            return
+        self.queued_bytes += batch_bytes
+        self.queue.append((to, batch))
+
+    def _flush(self) -> None:
+        while self.queue:
+            to, batch = self.queue[0]
+            if not self._transmit(to, batch):
+                return
+            self.queue.popleft()
+            self.queued_bytes -= sum(map(len, batch))
+        self._loop.remove_writer(self.socket)
+
+    def _transmit(self, to: Endpoint, batch: Sequence[bytes]) -> bool:
+        """False when the socket is full; whatever else may fail counts as sent, and as an error."""
+        arrival = self.arrivals.get(to) if self.arrivals else None
+        notes = arrival[1] if arrival is not None else []
+        if len(batch) > 1:
+            if not self.takes_segments:
+                return self._transmit_each(to, batch)
+            notes = [*notes, segment_note(len(batch[0]))]
+        try:
+            if notes:
+                try:
+                    self.socket.sendmsg(batch, notes, 0, to)
+                    return True
+                except OSError as error:
+                    if len(batch) > 1 and error.errno in (*WITHOUT_SEGMENTS, *TOO_LARGE_FOR_ROUTE):
+                        self.counters["udp_batch_refused"] += 1
+                        self.takes_segments = error.errno not in WITHOUT_SEGMENTS
+                        return self._transmit_each(to, batch)
+                    if arrival is None or error.errno not in _SOURCE_GONE:
+                        raise
+                    del self.arrivals[to]
+                    return self._transmit(to, batch)
+            self.socket.sendto(batch[0], to)
+        except BlockingIOError:
+            return False
+        except (OSError, OverflowError) as error:
+            # ENOBUFS too: the device's queue is full though the socket's is not, so there is nothing to wait for.
+            name = errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else "bad_port"
+            self.counters[f"udp_send_{name.lower()}"] += len(batch)
+        return True
+
+    def _transmit_each(self, to: Endpoint, batch: Sequence[bytes]) -> bool:
+        """A batch that the kernel would not cut."""
+        for sent, datagram in enumerate(batch):
+            if not self._transmit(to, (datagram,)):
+                if sent:  # What went must not go again.
+                    self.counters["udp_send_queue_full"] += len(batch) - sent
+                return sent > 0
+        return True

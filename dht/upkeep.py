@@ -1,0 +1,304 @@
+"""Peers come up, move, fall silent, leave; this machine sleeps or moves; the ring asks: what a node then does.
+
+    edge: up -> lost (dead: neighbours are told, it is dialled again later) | lapsed (neither end needs it) | left
+    a peer in use keeps its session when its edge dies, and is reached over the overlay
+
+Holds no state of the ring itself; that is in `dht.near`, `dht.fingers` and `dht.sessions`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from dht.errors import BadDatagram
+from dht.exchange import Incoming, Way
+from dht.host import Endpoint, Host, Timer
+from dht.identity import Identity
+from dht.ids import short
+from dht.liveness import ADJACENT_S, EDGE_S
+from dht.messages import (
+    ConnectToMe,
+    DuplicateIdentity,
+    Fetch,
+    Fetched,
+    Find,
+    FindFor,
+    Found,
+    Lapse,
+    Leave,
+    Message,
+    Neighbors,
+    NeighborsRequest,
+    NoSession,
+    Ping,
+    Pong,
+    Store,
+    Stored,
+    Suspect,
+    Unchanged,
+    Unreachable,
+)
+from dht.near import Place, digest
+from dht.parts import Parts
+from dht.peer import Peer
+
+log = logging.getLogger(__name__)
+
+PING_TIMEOUT_S = 2.0
+ALARM_EVERY_S = 30.0
+ALARM_LASTS_S = 600.0  # it may be over, or have been a lie
+MAX_FINDS_A_PEER = 8
+MAX_FINDS_FOR_OTHERS = 256
+EXPIRY_CHECK_S = 3600.0
+EXPIRY_SOON_S = 30 * 86400.0
+IN_USE_S = 30.0  # a peer with traffic this recent keeps its session when its edge dies
+
+
+class Upkeep:
+    """Ties the parts' events to what must follow. `alarm` is what a person should know at once, if anything."""
+
+    def __init__(self, host: Host, identity: Identity, parts: Parts, counters: Counter[str]) -> None:
+        self._host, self._identity, self._parts, self._counters = host, identity, parts, counters
+        self._alarm: str | None = None
+        self._alarmed_at = self._logged_at = float("-inf")
+        self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
+        self._expiry_timer: Timer | None = None
+        parts.sessions.came_up = self._came_up
+        parts.sessions.roamed = self._roamed
+        parts.sessions.restarted = parts.near.restarted
+        parts.handshakes.duplicate = self._duplicate
+        parts.handshakes.tell_duplicate = self._tell_duplicate
+        parts.near.became = self._became
+        parts.liveness.ping = self._ping
+        parts.liveness.interval_s = self._interval_s
+        parts.liveness.lost = self._edge_lost
+        parts.liveness.slept = self._slept
+        handle = parts.exchange.handle
+        handle(Ping, Way.SESSION, self._on_ping)
+        handle(Find, Way.ROUTED, self._on_find)
+        handle(FindFor, Way.SESSION, self._on_find_for)
+        handle(NeighborsRequest, Way.SESSION, self._on_neighbors_request)
+        handle(Neighbors, Way.SESSION, self._on_neighbors)
+        handle(ConnectToMe, Way.ROUTED, self._on_connect_to_me)
+        handle(Leave, Way.SESSION, self._on_leave)
+        handle(Lapse, Way.SESSION, self._on_leave)
+        handle(Suspect, Way.SESSION, self._on_suspect)
+        handle(Unreachable, Way.ROUTED, self._on_unreachable)
+        handle(NoSession, Way.ROUTED, self._on_no_session)
+        handle(DuplicateIdentity, Way.SESSION, self._on_duplicate)
+        handle(Store, Way.SESSION | Way.ROUTED, self._on_store)
+        handle(Fetch, Way.ROUTED, self._on_fetch)
+
+    def start(self) -> None:
+        self._check_expiry()
+
+    def stop(self) -> None:
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+
+    @property
+    def alarm(self) -> str | None:
+        """What a person should know at once, if anything; the gravest first."""
+        now = self._host.now()
+        if now > self._identity.member.not_after:
+            return self._expired()
+        if self._alarm is not None and now - self._alarmed_at < ALARM_LASTS_S:
+            return self._alarm
+        return self._parts.acquaintances.unanswered() if not self._parts.has_member() else None
+
+    def _expired(self) -> str:
+        name = self._identity.member.name
+        return f"the certificate of '{name}' has expired: issue it again with 'p2pvpn issue {name} ...' and restart"
+
+    def _check_expiry(self) -> None:
+        left_s = self._identity.member.not_after - self._host.now()
+        if left_s <= 0:
+            log.error("%s", self._expired())
+        elif left_s < EXPIRY_SOON_S:
+            name = self._identity.member.name
+            log.warning("the certificate of '%s' ends in %.1f days: issue it again", name, left_s / 86400)
+        wait_s = EXPIRY_CHECK_S if left_s <= 0 else min(left_s + 1.0, 24 * EXPIRY_CHECK_S)
+        self._expiry_timer = self._host.call_later(wait_s, self._check_expiry)
+
+    def _came_up(self, peer: Peer, endpoint: Endpoint | None) -> None:
+        self._parts.handshakes.settle(peer)
+        if endpoint is not None:
+            log.debug("edge to %s (%s) at %s", peer.member.name, short(peer.id), endpoint)
+            self._parts.acquaintances.edge_up(peer)
+            self._parts.near.edge_up(peer)
+
+    def _roamed(self, peer: Peer) -> None:
+        self._counters["peer_roamed"] += 1
+        log.info("%s moved to %s", peer.member.name, peer.endpoint)
+
+    def _edge_lost(self, peer: Peer, dead: bool) -> None:
+        """A peer no longer answers (`dead`), or its edge lapsed because neither end needs it."""
+        if not dead:
+            self._parts.exchange.tell(peer, Lapse())
+        endpoint, peer.endpoint = peer.endpoint, None
+        peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
+        if endpoint is None or self._host.now() - peer.demand_at > IN_USE_S:
+            self._parts.sessions.remove(peer)
+        elif dead:
+            self._parts.liveness.probe(peer)  # it may answer over the overlay
+        if endpoint is not None:
+            log.debug("edge to %s (%s) %s", peer.member.name, short(peer.id), "lost" if dead else "lapsed")
+            self._counters["edge_lost" if dead else "edge_lapsed"] += 1
+            if dead:
+                self._parts.acquaintances.edge_lost(peer, endpoint)
+            self._parts.fingers.lost(peer.id)
+            self._parts.near.edge_down(peer, dead=dead)
+            if not self._parts.has_member():
+                self._parts.acquaintances.hurry()
+
+    def _slept(self, gap_s: float) -> None:
+        """This machine was asleep: every peer has given us up, so begin anew with all of them."""
+        log.warning("asleep for %.0f s: joining again", gap_s)
+        self._counters["slept"] += 1
+        for peer in list(self._parts.sessions.peers.values()):
+            if peer.endpoint is not None:
+                self._parts.acquaintances.edge_lost(peer, peer.endpoint)
+            self._parts.sessions.remove(peer)
+        self._parts.fingers.stop()
+        self._parts.near.reset()
+        self._parts.acquaintances.call_all()
+
+    def addresses_changed(self) -> None:
+        """Our own addresses changed: peers learn it from the next packet, so send one to each at once."""
+        self._counters["addresses_changed"] += 1
+        for peer in list(self._parts.sessions.peers.values()):
+            if peer.up:
+                self._parts.liveness.probe(peer)
+        self._parts.near.announce()
+        self._parts.acquaintances.hurry()
+        self._parts.reach.moved()
+
+    def _became(self, place: Place) -> None:
+        name = self._identity.member.name
+        match place:
+            case Place.MEMBER if self._parts.near.lists.alone and self._parts.acquaintances.any:
+                log.info("%s is alone: nobody it knows of has answered yet", name)
+            case Place.MEMBER:
+                log.info("%s has joined the ring, of about %d nodes", name, self._parts.near.lists.size_estimate())
+            case _:
+                log.debug("%s is %s the ring", name, place.name.lower())
+        if place is Place.MEMBER:
+            self._parts.fingers.start()
+            self._parts.replicas.republish()
+
+    def _interval_s(self, peer: Peer) -> float | None:
+        lists = self._parts.near.lists
+        if peer.id in lists.adjacent():
+            return ADJACENT_S
+        if peer.id in lists or peer.id in self._parts.fingers or not self._parts.near.joined or lists.alone:
+            return EDGE_S
+        return None
+
+    def _ping(self, peer: Peer) -> None:
+        sent_at = self._host.now()
+
+        def answered(answer: Message | None) -> None:
+            if isinstance(answer, Pong):
+                peer.measured(self._host.now() - sent_at)
+                self._parts.near.standing(peer, answer.joined)
+                if answer.observed is not None and peer.endpoint is not None:
+                    self._parts.reach.observed(answer.observed, peer.endpoint)
+
+        ping = Ping(self._parts.near.joined)
+        self._parts.exchange.ask(peer, ping, (Pong,), answered, (PING_TIMEOUT_S,), vital=True)
+
+    # Messages
+
+    def _on_ping(self, incoming: Incoming, message: Ping) -> Pong:
+        assert incoming.peer is not None
+        self._parts.near.standing(incoming.peer, message.joined)
+        return Pong(self._parts.near.joined, incoming.endpoint, incoming.hops)
+
+    def _on_find(self, incoming: Incoming, message: Find) -> Found:
+        return Found(tuple(self._parts.near.nearest_contacts()), incoming.hops)
+
+    def _on_find_for(self, incoming: Incoming, message: FindFor) -> None:
+        asker = incoming.source
+        if self._asking_for[asker] >= MAX_FINDS_A_PEER or self._asking_for.total() >= MAX_FINDS_FOR_OTHERS:
+            self._counters["find_for_refused"] += 1
+            return
+
+        def found(answer: Message | None) -> None:
+            self._asking_for[asker] -= 1
+            if self._asking_for[asker] <= 0:
+                del self._asking_for[asker]
+            if isinstance(answer, Found):
+                incoming.reply(answer)
+
+        self._asking_for[asker] += 1
+        self._parts.find(Find(message.target), found)
+
+    def _on_neighbors_request(self, incoming: Incoming, message: NeighborsRequest) -> Message:
+        neighbors = self._parts.near.neighbors()
+        return Unchanged() if message.digest == digest(neighbors) else neighbors
+
+    def _on_neighbors(self, incoming: Incoming, message: Neighbors) -> None:
+        if incoming.peer is not None:
+            self._parts.near.told(incoming.peer, message)
+
+    def _on_connect_to_me(self, incoming: Incoming, message: ConnectToMe) -> None:
+        if message.sender.id != incoming.source:
+            raise BadDatagram("somebody asks us to dial another node than itself")
+        self._parts.linker.asked_to_dial(message.sender)
+
+    def _on_leave(self, incoming: Incoming, message: Leave | Lapse) -> None:
+        peer = incoming.peer
+        assert peer is not None
+        was_edge = peer.endpoint is not None
+        self._parts.sessions.remove(peer)
+        if was_edge:
+            self._parts.fingers.lost(peer.id)
+            self._parts.near.edge_down(peer, dead=False)
+
+    def _on_suspect(self, incoming: Incoming, message: Suspect) -> None:
+        peer = self._parts.sessions.peers.get(message.id)
+        if peer is not None and peer.up and peer.probes == 0 and self._host.now() - peer.heard_at > 1.0:
+            self._parts.liveness.probe(peer)
+
+    def _on_unreachable(self, incoming: Incoming, message: Unreachable) -> None:
+        self._counters["told_unreachable"] += 1
+        index = int.from_bytes(message.head[4:], "big")
+        self._parts.handshakes.unreachable(message.id, index)
+        peer = self._parts.sessions.peers.get(message.id)
+        if peer is None or peer.endpoint is not None or not peer.up or peer.probes:
+            return
+        if index in {pair.remote_index for pair in peer.session.keypairs()}:
+            self._parts.liveness.probe(peer)
+
+    def _on_no_session(self, incoming: Incoming, message: NoSession) -> None:
+        peer = self._parts.sessions.peers.get(incoming.source)
+        if peer is None or message.index not in {pair.remote_index for pair in peer.session.keypairs()}:
+            self._counters["no_session_unfounded"] += 1
+            return
+        if not self._parts.handshakes.pending(peer.id):
+            self._parts.handshakes.begin(peer.contact(), (peer.endpoint,))
+
+    def _on_store(self, incoming: Incoming, message: Store) -> Stored:
+        return self._parts.replicas.asked_to_store(message)
+
+    def _on_fetch(self, incoming: Incoming, message: Fetch) -> Fetched:
+        return self._parts.replicas.asked_to_fetch(message, incoming.hops)
+
+    # The same identity twice
+
+    def _duplicate(self, endpoint: Endpoint | None) -> None:
+        """Our identity runs somewhere else too."""
+        where = f"at {endpoint}" if endpoint is not None else "elsewhere"
+        self._counters["duplicate_identity"] += 1
+        self._alarm = f"this identity ('{self._identity.member.name}') also runs {where}: stop one of the two"
+        now = self._alarmed_at = self._host.now()
+        if now - self._logged_at >= ALARM_EVERY_S:
+            self._logged_at = now
+            log.error("%s", self._alarm)
+
+    def _tell_duplicate(self, peer: Peer, endpoint: Endpoint | None) -> None:
+        self._parts.exchange.tell(peer, DuplicateIdentity(endpoint))
+
+    def _on_duplicate(self, incoming: Incoming, message: DuplicateIdentity) -> None:
+        self._duplicate(message.endpoint)

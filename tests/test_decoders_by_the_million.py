@@ -1,0 +1,139 @@
+"""A million damaged encodings against every decoder of foreign bytes: nothing escapes but the refusal it promises.
+
+Beside the hypothesis tests of each decoder, which look for the odd case, this one goes for numbers: true encodings,
+cut, extended, spliced and with flipped bits, at a few microseconds each. A failure names the seed and the bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from dht import hello
+from dht.certificate import read_certificate
+from dht.contact import Contact
+from dht.cookie import CookieReply
+from dht.envelope import Envelope
+from dht.errors import BadDatagram
+from dht.fragments import Reassembly, cut
+from dht.handshake import Initiation, Payload, Received
+from dht.host import Endpoint
+from dht.ids import key_of
+from dht.messages import Find, Found, Kind, Message, Neighbors, Pong, Store, pack_control, split_control
+from dht.packing import Fields, pack, unpack
+from dht.records import Record
+from ipop.ethernet import BadFrame, ip_ends, ipv4_packet, ipv6_packet, unwrap, wrap
+from ipop.neighbor import Segment, answer, mac_for
+from tests.identities import START_S, make_identities
+
+CASES = int(os.environ.get("P2PVPN_MILLION", "1000000"))
+SEED = 20261121
+RNG = Random(SEED)
+ONE, OTHER = make_identities(2, SEED)
+NETWORK = ONE.network
+CONTACT = Contact(ONE.member.id, ONE.static_public, (Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 8)))
+MESSAGES: list[Message] = [
+    Find(key_of("a")),
+    Found((CONTACT, CONTACT), 3),
+    Neighbors(True, CONTACT, (CONTACT,), (CONTACT, CONTACT)),
+    Pong(True, Endpoint("192.0.2.1", 7), 2),
+    Store(key_of("a"), b"record", True),
+]
+RECORD = Record.sign(ONE, "name", b"value", 1, int(START_S) + 3600)
+PAYLOAD = Payload(ONE.member.certificate, ONE.static_signature, 1, 2, True, 0, Endpoint("192.0.2.1", 7), True, START_S)
+FOUR, SIX = bytes((10, 77, 0, 1)), bytes(15) + b"\x01"
+PACKETS = [ipv4_packet(bytes(40), 17, FOUR, FOUR), ipv6_packet(bytes(40), 17, SIX, SIX)]
+FRAMES = [wrap(packet, bytes(6), bytes(6)) for packet in PACKETS]
+SEGMENT = Segment(ONE.member.address4, NETWORK.subnet, ONE.member.address6, NETWORK.prefix6)
+
+
+# Who has 10.77.0.99? Tell the address that is ours.
+OWN = ONE.member.address4.packed
+QUESTION = b"\xff" * 6 + mac_for(OWN) + b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01"
+QUESTION += mac_for(OWN) + OWN + bytes(6) + bytes((10, 77, 0, 99))
+
+
+def read_control(data: bytes) -> None:
+    control = split_control(data)
+    fields = Fields.parse(control.body)
+    for message in MESSAGES:
+        if control.code == message.CODE:
+            type(message).read(fields)
+
+
+def initiation() -> bytes:
+    _, datagram = Initiation.begin(ONE, OTHER.static_public, 7, PAYLOAD, RNG, START_S)
+    return datagram
+
+
+def read_neighbor(data: bytes) -> None:
+    if answer(data, SEGMENT) is None:
+        raise BadFrame("no question for us")
+
+
+def read_fragment(data: bytes) -> None:
+    Reassembly().add(data, START_S)
+
+
+# What it reads, true encodings, and its share of the cases: a decoder that proves signatures gets fewer.
+DECODERS: dict[str, tuple[Callable[[bytes], object], list[bytes], float]] = {
+    "msgpack": (unpack, [pack({0: [1, b"x", "y"], 1: {2: None, 3: 1.5}}), *(pack(m.fields()) for m in MESSAGES)], 0.25),
+    "control": (read_control, [pack_control(message, Kind.ASK, 9) for message in MESSAGES], 0.22),
+    "contact": (Contact.parse, [CONTACT.pack()], 0.1),
+    "endpoint": (Endpoint.parse, [endpoint.pack() for endpoint in CONTACT.endpoints], 0.06),
+    "envelope": (Envelope.parse, [Envelope(9, 0, 1, 2, 3, b"payload").pack()], 0.05),
+    "fragment": (read_fragment, cut(bytes(3000), 5), 0.05),
+    "payload": (Payload.parse, [PAYLOAD.pack()], 0.06),
+    "cookie": (CookieReply.parse, [CookieReply(1, bytes(24), bytes(32)).pack()], 0.03),
+    "packet": (ip_ends, PACKETS, 0.05),
+    "frame": (unwrap, FRAMES, 0.05),
+    "neighbor": (read_neighbor, [QUESTION], 0.04),
+    "record": (lambda data: Record.parse(NETWORK, data, START_S), [RECORD.raw], 0.015),
+    "certificate": (lambda data: read_certificate(NETWORK, data, START_S), [ONE.member.certificate], 0.01),
+    "hello": (lambda data: hello.read_request(NETWORK, data, START_S), [hello.ask(ONE, 1, bytes(12))], 0.01),
+    "initiation": (lambda data: Received.open(OTHER, data), [initiation()], 0.005),
+}
+
+
+def damaged(rng: Random, samples: list[bytes]) -> bytes:
+    data = bytearray(rng.choice(samples))
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(0, len(data) + 1)
+        match rng.randrange(0, 6):
+            case 0 | 1 if data:
+                data[at % len(data)] ^= 1 << rng.randrange(0, 8)
+            case 2 if data:
+                data[at % len(data)] = rng.randrange(0, 256)
+            case 3:
+                del data[at:]
+            case 4:
+                data[at:at] = rng.randbytes(rng.randrange(1, 9))
+            case _:
+                other = rng.choice(samples)
+                data[at:] = other[rng.randrange(0, len(other)) :]
+    return bytes(data)
+
+
+def test_the_shares_make_up_the_whole() -> None:
+    assert abs(sum(share for _, _, share in DECODERS.values()) - 1.0) < 0.01
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_nothing_escapes_a_decoder_but_its_refusal(name: str) -> None:
+    decode, samples, share = DECODERS[name]
+    for sample in samples:
+        decode(sample)
+    rng = Random(f"{SEED} {name}")
+    refused = 0
+    for case in range(int(CASES * share)):
+        data = damaged(rng, samples)
+        try:
+            decode(data)
+        except (BadDatagram, BadFrame):
+            refused += 1
+        except Exception as escaped:
+            raise AssertionError(f"seed {SEED}, {name}, case {case}: {escaped!r} for {data.hex()}") from escaped
+    assert refused > 0, "nothing was ever refused: are the samples damaged at all?"
