@@ -1,0 +1,1 @@
+"""The virtual network: frames, address resolution, the data path, the network authority and the command."""

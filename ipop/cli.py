@@ -1,0 +1,293 @@
+"""The `p2pvpn` command. † Shell module.
+
+Parses words, prints answers, turns every SetupError into one line and exit code 1. It holds no protocol: `up` is
+`ipop.daemon`, the network's files are `ipop.authority_files`, and the rest asks a running node over its control
+socket. Everything heavy is imported by the command that needs it, so that `--help` and `status` are quick.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ipop.errors import SetupError
+
+if TYPE_CHECKING:
+    from ipop.control import Client
+
+PING_INTERVAL_S = 1.0
+PING_COUNT = 10
+PING_SILENT = 3  # Enough, when nobody said how many.
+
+# The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
+_WrongUsage: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    help="A virtual private network with no server.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,  # Plain help: rich takes longer to load than the help to print.
+    pretty_exceptions_enable=False,
+)
+
+Control = Annotated[str | None, typer.Option("--control", metavar="SOCKET", help="The node's control socket.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Peer = Annotated[str, typer.Argument(metavar="NAME|IP", help="A node's name, virtual address or id.")]
+
+
+@app.callback()
+def overview(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        try:
+            print(f"p2pvpn {metadata.version('p2pvpn')}")
+        except metadata.PackageNotFoundError:
+            print("p2pvpn, not installed")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def init(
+    net: Annotated[str, typer.Argument(metavar="NET", help="The network's name.")],
+    subnet: Annotated[str, typer.Option(metavar="SUBNET", help="Its virtual IPv4 addresses, as 10.77.0.0/16.")],
+    directory: Annotated[str, typer.Option("--dir", metavar="DIR", help="Where its files go.")] = ".",
+) -> None:
+    """Make a new network: DIR/NET.ca (private) and DIR/NET.network (public profile)."""
+    from pathlib import Path
+
+    from ipop import authority_files
+
+    files = authority_files.init(net, subnet, Path(directory))
+    print(f"{files.authority}  private: issues certificates; keep it off the network and backed up")
+    print(f"{files.profile}  public: the network's profile")
+
+
+@app.command()
+def issue(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The node's name; the same name again renews it.")],
+    ca: Annotated[str, typer.Option(metavar="FILE", help="The network's private file, NET.ca.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where the node's bundle goes.")],
+    address: Annotated[str | None, typer.Option(metavar="IP", help="Its virtual IPv4 address; else the next.")] = None,
+) -> None:
+    """Write a node's bundle: key, certificate and network profile."""
+    from pathlib import Path
+
+    from ipop import authority_files
+
+    bundle = authority_files.issue(name, Path(ca), Path(out), address, warn=_warn)
+    member = bundle.member
+    print(f"{out}  {member.name} {member.address4} {member.address6}")
+
+
+@app.command()
+def up(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The node's bundle.")],
+    listen: Annotated[str | None, typer.Option(metavar="IP:PORT", help="Where it listens; else 0.0.0.0:7077.")] = None,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="A node to join through. May be repeated.")
+    ] = None,
+    tap: Annotated[str | None, typer.Option(metavar="NAME", help="The TAP device's name; else p2pvpnN.")] = None,
+    state: Annotated[str | None, typer.Option(metavar="DIR", help="Where it keeps what it learns of peers.")] = None,
+    control: Control = None,
+) -> None:
+    """Run a node in the foreground. Prints 'ready NAME ADDRESS TAP' when its TAP device is up.
+
+    P2PVPN_LOG=debug in the environment makes it say more.
+    """
+    from dht.bootstrap import Bootstrap
+    from dht.host import Endpoint
+    from ipop.config import DEFAULT_LISTEN, UpSettings
+
+    try:
+        endpoint = DEFAULT_LISTEN if listen is None else Endpoint.from_text(listen)
+        bootstraps = tuple(Bootstrap.from_text(text) for text in bootstrap or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    _become_node(UpSettings(file, endpoint, bootstraps, tap, state, control).to_text())
+
+
+@app.command()
+def status(as_json: Json = False, control: Control = None) -> None:
+    """Show the node, its place in the ring and its peers."""
+    answer = _ask(control, "status")
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import tables
+
+        tables.show_status(answer, time.time())
+
+
+@app.command()
+def peers(as_json: Json = False, control: Control = None) -> None:
+    """Show the nodes that this one has a session with."""
+    answer = _ask(control, "peers")
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import tables
+
+        tables.show_peers(answer)
+
+
+@app.command()
+def ping(
+    peer: Peer,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-c", metavar="N", min=1, help=f"How many pings at most; else {PING_COUNT}, or {PING_SILENT} silent ones."
+        ),
+    ] = None,
+    until_direct: Annotated[bool, typer.Option(help="Stop at the first reply over a direct path.")] = True,
+    as_json: Json = False,
+    control: Control = None,
+) -> None:
+    """Ping a node through the overlay, and show the path used. Succeeds when there was a reply."""
+    from ipop.wording import path_text
+
+    replies = number = 0
+    with _client(control) as client:
+        for number in range(1, (count or PING_COUNT) + 1):
+            if number > 1:
+                time.sleep(PING_INTERVAL_S)
+            reply = client.ask("ping", peer=peer)
+            rtt_ms = reply["rtt_ms"]
+            if as_json:
+                _print_json({"sequence": number, **reply}, indent=None)
+            elif rtt_ms is None:
+                print(f"no answer from {reply['peer']}", flush=True)
+            else:
+                address = reply["addresses"][0] if reply["addresses"] else reply["id"]
+                print(f"pong from {reply['peer']} ({address}) via {path_text(reply)} in {rtt_ms:.1f} ms", flush=True)
+            replies += rtt_ms is not None
+            if until_direct and reply["path"] == "direct":
+                break
+            if count is None and not replies and number == PING_SILENT:
+                break
+    if not replies:
+        raise SetupError(f"{peer} did not answer: 'p2pvpn why {peer}' tells what is known of the way to it")
+
+
+@app.command()
+def why(peer: Peer, as_json: Json = False, control: Control = None) -> None:
+    """Explain the path to a node."""
+    from ipop.control import SOON_S
+
+    with _client(control) as client:
+        client.ask("peers", SOON_S)  # Finding a node may take its time; a node that is stopped must not.
+        answer = client.ask("why", peer=peer)
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import tables
+
+        tables.show_why(answer)
+
+
+@app.command()
+def down(as_json: Json = False, control: Control = None) -> None:
+    """Stop the node. Returns when it has left the ring and cleaned up."""
+    with _client(control) as client:
+        client.ask("down")
+        client.wait_for_end()
+    if as_json:
+        _print_json({"down": True})
+
+
+def _become_node(settings: str) -> NoReturn:
+    """Go on as `ipop.daemon`, in this same process. Begun anew, it doesn't hold the parser of command lines and all
+    that came with it, some 15 MB, for as long as the node runs."""
+    import os
+    from pathlib import Path
+
+    # -P: never import from the directory that a privileged user happens to be in.
+    path = [str(Path(__file__).resolve().parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "ipop.daemon", settings], environment)
+
+
+def _client(control: str | None) -> Client:
+    from ipop.control import Client
+
+    if control is None:
+        from ipop.places import only_socket
+
+        control = only_socket()
+    return Client(control)
+
+
+def _ask(control: str | None, command: str) -> Any:
+    """What a node that runs answers at once."""
+    from ipop.control import SOON_S
+
+    with _client(control) as client:
+        return client.ask(command, SOON_S)
+
+
+def _print_json(value: object, indent: int | None = 2) -> None:
+    print(json.dumps(value, indent=indent), flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"p2pvpn: {text}", file=sys.stderr, flush=True)
+
+
+def _open_streams() -> None:
+    """Where the shell has closed a stream (`>&-`), what is opened next would take its number, and be written to."""
+    import os
+
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Gets the lowest free number.
+    # Python has None for a closed stream, to which print is silent, but flush and rich are not.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _usage_text(error: Any) -> str:
+    """What is wrong with a command line, in one line."""
+    from ipop.wording import shown
+
+    what = error.format_message().removeprefix("Invalid value: ").rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "p2pvpn"
+    return f"{what[:1].lower()}{shown(what[1:], 250)} (see '{command} --help')"
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+    _open_streams()
+    try:
+        sys.exit(app(prog_name="p2pvpn", standalone_mode=False))
+    except SetupError as error:
+        _warn(str(error))
+        sys.exit(1)
+    except _WrongUsage as error:
+        _warn(_usage_text(error))
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)  # As a shell says of Ctrl-C.
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough. Python must not complain at its own exit.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the control socket's commands mean: a request in, one answer out, now or later. Pure: knows no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dht.node import PingResult
+from ipop.node import Target, VpnNode
+from ipop.status import peer_objects, ping_object, status_object, why_object
+
+Request = dict[str, Any]
+Reply = Callable[[dict[str, Any]], None]
+
+MAX_PEER_CHARS = 100
+
+
+def success(result: object) -> dict[str, Any]:
+    return {"ok": True, "result": result}
+
+
+def failure(error: str) -> dict[str, Any]:
+    return {"ok": False, "error": error}
+
+
+class Commands:
+    """Serves one node. `stop` is called for `down`, after the answer has been given."""
+
+    def __init__(self, vpn: VpnNode, stop: Callable[[], None]) -> None:
+        self._vpn, self._stop = vpn, stop
+
+    def serve(self, request: Request, reply: Reply) -> None:
+        """Calls `reply` exactly once."""
+        match request.get("command"):
+            case "status":
+                reply(success(status_object(self._vpn)))
+            case "peers":
+                reply(success(peer_objects(self._vpn)))
+            case "ping":
+                self._with_target(request, reply, lambda target: self._ping(target, reply))
+            case "why":
+                self._with_target(request, reply, lambda target: reply(success(why_object(self._vpn, target))))
+            case "down":
+                reply(success(None))
+                self._stop()
+            case command:
+                reply(failure(f"this node does not know the command '{command}': is it of another version?"))
+
+    def _with_target(self, request: Request, reply: Reply, go_on: Callable[[Target], None]) -> None:
+        peer = request.get("peer")
+        if not isinstance(peer, str) or not 0 < len(peer) <= MAX_PEER_CHARS:
+            reply(failure("the command needs a peer: its name, its virtual address or its id"))
+            return
+
+        def found(target: Target | str) -> None:
+            if isinstance(target, str):
+                reply(failure(target))
+            else:
+                go_on(target)
+
+        self._vpn.find(peer, found)
+
+    def _ping(self, target: Target, reply: Reply) -> None:
+        def answered(result: PingResult | None) -> None:
+            reply(success(ping_object(target, result)))
+
+        self._vpn.ring.ping(target.id, answered)

@@ -1,0 +1,396 @@
+"""Frames from the TAP to peers, and packets from peers to the TAP: what happens for every packet.
+
+The fast way is one dict lookup each way: `Flow`, where packets for one address go, and `_Origin`, a source address
+that a peer has proved to hold. Both are prepared outside the fast way and replaced whole. No message objects, no
+logging and no parsing beyond fixed offsets happen there. What the TAP gives in one go and is for one peer is sealed
+and sent together; super-packets go as segments (`ipop.superpacket`) and come out again as super-packets, run by run,
+no run held back for what may still come. TCP data waits in a queue of its own while the TAP has anything else.
+A packet without a flow waits, in bounded queues, while `ipop.resolve` looks for its destination; if that fails its
+sender is told by ICMP. Never looks into the DHT.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Protocol
+
+from dht.certificate import Member, Network
+from dht.envelope import Inner
+from dht.errors import BadDatagram
+from dht.host import Host
+from ipop.ethernet import (
+    ETHERNET_HEADER_BYTES,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    PROTOCOL_ICMP6,
+    BadFrame,
+    address_text,
+    ip_ends,
+    is_multicast,
+    unwrap,
+    wrap,
+)
+from ipop.icmp import Limiter, unreachable
+from ipop.neighbor import Segment, answer, mac_for
+from ipop.resolve import Address, Located, Reason, Resolver
+from ipop.superpacket import Run, complete, is_bulk, partial, read_partial, split
+from ipop.tap import Tap
+from ipop.vnet import fill, partial_header
+from ipop.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+MAX_FLOWS = 8192
+BATCH_PACKETS = 32  # Sent without waiting for the end of what the TAP has; more gain little.
+
+# TCP's data waits while anything else is sent, so that a bulk stream does not hold up pings, names and voice.
+BULK_BYTES = 192 << 10  # A wake-up: less than a millisecond's work.
+MAX_BULK_BYTES = 4 << 20
+
+_PACKET = bytes((Inner.PACKET,))
+
+
+class Ring(Protocol):
+    """The part of `dht.node.Node` that carries packets."""
+
+    def send_packet(self, peer_id: int, packet: bytes) -> bool: ...
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool: ...
+    def room_bytes(self, peer_id: int) -> int: ...
+    def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
+    def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...
+
+
+class Flow:
+    """Where packets for one virtual address go, and how many went."""
+
+    __slots__ = ("address", "octets", "packets", "peer_id")
+
+    def __init__(self, peer_id: int, address: bytes) -> None:
+        self.peer_id = peer_id
+        self.address = address
+        self.packets = 0
+        self.octets = 0
+
+
+class _Origin:
+    """A virtual address that a peer's certificate proves, with the Ethernet header its packets get here."""
+
+    __slots__ = ("header", "member")
+
+    def __init__(self, member: Member, header: bytes) -> None:
+        self.member, self.header = member, header
+
+
+class DataPath:
+    """Joins a TAP to the ring for one member. `counters` names everything that was dropped, and why."""
+
+    def __init__(self, host: Host, tap: Tap, ring: Ring, resolver: Resolver, network: Network, own: Member) -> None:
+        self._host, self._tap, self._ring, self._resolver = host, tap, ring, resolver
+        self._own = own
+        self._segment = Segment(own.address4, network.subnet, own.address6, network.prefix6)
+        self._own4, self._own6 = self._segment.own4, self._segment.own6
+        self._own_mac = mac_for(self._own4)
+        self._refusals = Limiter()
+        self._flows: dict[bytes, Flow] = {}
+        self._origins: dict[bytes, _Origin] = {}
+        self._waiting = Waiting()
+        self._batch: list[bytes] = []
+        self._batch_flow: Flow | None = None
+        self._bulk: deque[bytes] = deque()
+        self._bulk_bytes = 0
+        self._running = False
+        self.counters: Counter[str] = Counter()
+        self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
+
+    def start(self) -> None:
+        self._running = True
+        self._tap.on_frame(self.outbound)
+        self._tap.on_virtual(self.outbound_virtual)
+        self._tap.on_drained(self.drained)
+        self._ring.on_packet(self.inbound)
+        self._ring.on_traffic(self.inbound_traffic)
+
+    def stop(self) -> None:
+        """Nothing is sent or written after this."""
+        self._running = False
+        self._batch, self._batch_flow = [], None
+        self._bulk.clear()
+        self._flows.clear()
+        self._origins.clear()
+
+    def flow(self, address: Address) -> Flow | None:
+        """The present flow towards `address`."""
+        return self._flows.get(address.packed)
+
+    def outbound(self, frame: bytes) -> None:
+        """One frame from our kernel."""
+        kind = frame[12:14]
+        if kind == ETHERTYPE_IPV4:
+            ours, destination = frame[26:30] == self._own4, frame[30:34]
+        elif kind == ETHERTYPE_IPV6:
+            destination = frame[38:54]
+            ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not _is_discovery(frame[14:]))
+        else:
+            ours, destination = False, b""
+        if ours:
+            flow = self._flows.get(destination)
+            if flow is not None:
+                self._add(flow, (_PACKET + frame[ETHERNET_HEADER_BYTES:],))
+                return
+        self._outbound_first(frame, kind)
+
+    def outbound_virtual(self, frame: bytes) -> None:
+        """One frame from our kernel that is still to be completed: a virtio_net header is in front."""
+        if not is_bulk(frame):
+            self._send_virtual(frame)
+        elif self._bulk_bytes + len(frame) > MAX_BULK_BYTES:
+            self.counters["outbound_bulk_dropped"] += 1  # The newest goes: its connection sends less from now on.
+        else:
+            self._bulk.append(frame)
+            self._bulk_bytes += len(frame)
+
+    def drained(self) -> bool:
+        """The TAP has nothing more for now: send what has been gathered, then some of what could wait. Whether some
+        still waits."""
+        self.flush()
+        left_bytes = BULK_BYTES
+        while self._bulk and left_bytes > 0:
+            frame = self._bulk.popleft()
+            self._bulk_bytes -= len(frame)
+            left_bytes -= len(frame)
+            self._send_virtual(frame)
+        self.flush()
+        return bool(self._bulk)
+
+    def _send_virtual(self, frame: bytes) -> None:
+        kind = frame[22:24]
+        if kind == ETHERTYPE_IPV4:
+            ours, destination = frame[36:40] == self._own4, frame[40:44]
+        else:
+            destination = frame[48:64]
+            ours = kind == ETHERTYPE_IPV6 and frame[32:48] == self._own6 and frame[30] != PROTOCOL_ICMP6
+        flow = self._flows.get(destination) if ours else None
+        try:
+            if flow is not None:
+                try:
+                    # The second byte says how to cut it, if at all.
+                    room_bytes = self._ring.room_bytes(flow.peer_id)
+                    self._add(flow, split(frame, room_bytes) if frame[1] else (partial(frame),))
+                    return
+                except BadFrame:
+                    self.counters["outbound_taken_apart"] += 1
+            for each in complete(frame):
+                self.outbound(each)
+        except BadFrame:
+            self.counters["outbound_malformed"] += 1
+
+    def flush(self) -> None:
+        """Send what has been gathered for one peer."""
+        flow, plaintexts = self._batch_flow, self._batch
+        if flow is None:
+            return
+        self._batch_flow, self._batch = None, []
+        if self._ring.send_traffic(flow.peer_id, plaintexts):
+            flow.packets += len(plaintexts)
+            flow.octets += sum(map(len, plaintexts))
+            self.packets_out += len(plaintexts)
+            return
+        self._flows.pop(flow.address, None)
+        for plaintext in plaintexts:
+            if plaintext[0] == Inner.PACKET:
+                self._wait(plaintext[1:], flow.address)
+            else:
+                self.counters["outbound_session_lost"] += 1
+
+    def _add(self, flow: Flow, plaintexts: Sequence[bytes]) -> None:
+        if flow is not self._batch_flow:
+            self.flush()
+            self._batch_flow = flow
+        self._batch += plaintexts
+        if len(self._batch) >= BATCH_PACKETS:
+            self.flush()
+
+    def inbound_traffic(self, member: Member, plaintexts: Sequence[bytes]) -> None:
+        """What a peer sent together."""
+        run: Run | None = None
+        origin: _Origin | None = None
+        for plaintext in plaintexts:
+            if run is not None:
+                if run.extend(plaintext):
+                    continue
+                self._write_run(run, origin)
+                run = None
+            try:
+                if plaintext[0] == Inner.PACKET:
+                    self.inbound(member, plaintext[1:])
+                elif plaintext[0] == Inner.SEGMENT:
+                    run = Run(plaintext)
+                    origin = self._origin(member, run.head.source, run.head.destination)
+                else:
+                    self._inbound_partial(member, plaintext)
+            except BadDatagram:
+                self.counters["inner_malformed"] += 1
+        if run is not None:
+            self._write_run(run, origin)
+
+    def _write_run(self, run: Run, origin: _Origin | None) -> None:
+        if origin is None:
+            return  # Refused, and counted.
+        self.packets_in += run.segments
+        if self._tap.offloads.tcp if run.head.tcp else self._tap.offloads.udp:
+            self._tap.write_virtual(run.virtual(origin.header))
+        else:
+            for packet in run.packets():
+                self._tap.write(origin.header + packet)
+
+    def _inbound_partial(self, member: Member, plaintext: bytes) -> None:
+        packet, transport, checksum_at = read_partial(plaintext)
+        source, destination = ip_ends(packet)
+        if _is_discovery(packet):
+            self.counters["inner_discovery_refused"] += 1
+            return
+        origin = self._origin(member, source, destination)
+        if origin is None:
+            return
+        self.packets_in += 1
+        if self._tap.offloads.checksum:
+            self._tap.write_virtual((partial_header(transport, checksum_at), origin.header, packet))
+        else:
+            self._tap.write(origin.header + fill(packet, transport, checksum_at))
+
+    def inbound(self, member: Member, packet: bytes) -> None:
+        """One packet from a peer; `member` is who the session proved it to be."""
+        if packet[:1] == b"\x45":  # IPv4 without options
+            source = packet[12:16]
+            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3]
+        elif len(packet) >= 40:
+            source = packet[8:24]
+            plain = (
+                packet[24:40] == self._own6
+                and packet[0] >> 4 == 6
+                and len(packet) == 40 + (packet[4] << 8 | packet[5])
+                and (packet[6] != PROTOCOL_ICMP6 or not _is_discovery(packet))
+            )
+        else:
+            source, plain = b"", False
+        origin = self._origins.get(source)
+        if plain and origin is not None and origin.member is member:
+            self.packets_in += 1
+            self._tap.write(origin.header + packet)
+        else:
+            self._inbound_first(member, packet)
+
+    def _outbound_first(self, frame: bytes, kind: bytes) -> None:
+        """A frame without a flow: answered here, refused, or kept until its destination is found."""
+        if not self._running:
+            return
+        reply = answer(frame, self._segment)
+        if reply is not None:
+            self._tap.write(reply)
+            return
+        if kind not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+            self.counters["outbound_not_ip"] += 1
+            return
+        try:
+            packet, source, destination = unwrap(frame)
+        except BadFrame:
+            self.counters["outbound_malformed"] += 1
+            return
+        if frame[0] & 1 or is_multicast(destination):
+            self.counters["outbound_multicast_dropped"] += 1
+        elif not self._segment.is_own(source) or _is_discovery(packet):
+            self.counters["outbound_source_refused"] += 1
+        elif not self._segment.is_neighbor(destination):
+            self.counters["outbound_outside_network"] += 1
+            self._refuse(packet, destination)
+        elif self._resolver.failure(ip_address(destination)) is not None:
+            self.counters["outbound_unreachable"] += 1
+            self._refuse(packet, destination)
+        else:
+            self._wait(packet, destination)
+
+    def _wait(self, packet: bytes, destination: bytes) -> None:
+        looking = destination in self._waiting
+        dropped = self._waiting.add(destination, packet)
+        if dropped:
+            self.counters["outbound_queue_dropped"] += dropped
+        if not looking and destination in self._waiting:
+            self._resolver.reach(ip_address(destination), lambda found: self._reached(destination, found))
+
+    def _reached(self, destination: bytes, found: Located) -> None:
+        """The resolver's answer: everything that waited goes out, or is refused."""
+        packets = self._waiting.take(destination)
+        if not self._running:
+            return
+        if isinstance(found, Reason):
+            log.debug("%s is unreachable: %s", address_text(destination), found.value)
+            self.counters["outbound_unreachable"] += len(packets)
+            for packet in packets:
+                self._refuse(packet, destination)
+            return
+        if len(self._flows) >= MAX_FLOWS:
+            self._flows.clear()  # Cheap to make again: the resolver remembers who holds what.
+        flow = self._flows[destination] = Flow(found.id, destination)
+        for packet in packets:
+            if self._ring.send_packet(found.id, packet):
+                flow.packets += 1
+                flow.octets += len(packet)
+                self.packets_out += 1
+            else:
+                self.counters["outbound_session_lost"] += 1
+
+    def _refuse(self, packet: bytes, destination: bytes) -> None:
+        """Tell the program behind `packet` at once that it won't arrive, in the name of its destination."""
+        if not self._refusals.take(self._host.now()):
+            self.counters["refusals_limited"] += 1
+            return
+        refusal = unreachable(packet, destination, broadcast4=self._segment.broadcast4)
+        if refusal is not None:
+            self._tap.write(wrap(refusal, self._own_mac, mac_for(destination)))
+
+    def _inbound_first(self, member: Member, packet: bytes) -> None:
+        """A packet from an address not yet proved, or one to refuse."""
+        if not self._running:
+            return
+        try:
+            source, destination = ip_ends(packet)
+        except BadDatagram:
+            self.counters["inner_malformed"] += 1
+            return
+        if _is_discovery(packet):
+            self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
+            return
+        origin = self._origin(member, source, destination)
+        if origin is not None:
+            self.packets_in += 1
+            self._tap.write(origin.header + packet)
+
+    def _origin(self, member: Member, source: bytes, destination: bytes) -> _Origin | None:
+        """What is known of `source`, learned now if need be; None, and counted, when `member` does not hold it or
+        `destination` isn't ours."""
+        if not self._running:
+            return None
+        if not self._segment.is_own(destination):
+            self.counters["inner_destination_refused"] += 1
+            return None
+        origin = self._origins.get(source)
+        if origin is not None and origin.member is member:
+            return origin
+        address = ip_address(source)
+        if not member.holds(address):
+            self.counters["inner_source_refused"] += 1
+            return None
+        if len(self._origins) >= MAX_FLOWS:
+            self._origins.clear()
+        ethertype = ETHERTYPE_IPV4 if len(source) == 4 else ETHERTYPE_IPV6
+        origin = self._origins[source] = _Origin(member, self._own_mac + mac_for(source) + ethertype)
+        self._resolver.learn(address, member)
+        return origin
+
+
+def _is_discovery(packet: bytes) -> bool:
+    """Whether this is IPv6 neighbour discovery (RFC 4861), which stays on its own link."""
+    return len(packet) > 40 and packet[0] >> 4 == 6 and packet[6] == PROTOCOL_ICMP6 and 133 <= packet[40] <= 137
