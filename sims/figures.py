@@ -1,0 +1,214 @@
+"""† Figures of the ring and the VPN in simulated worlds: the numbers that release notes quote.
+
+    python -m sims.figures lookups --nodes 1000 --matrix FILE     hops, failures and time of lookups; time to join
+    python -m sims.figures idle --nodes 100 --matrix FILE         what an idle node sends and receives
+    python -m sims.figures cold --nodes 100 --matrix FILE         first packet to first reply, nothing cached
+
+FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
+apart. Product nodes with real cryptography; one seed gives one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network
+from random import Random
+
+from dht.host import Endpoint
+from dht.identity import Identity
+from dht.ids import RING, closer
+from dht.messages import Find, Found, Message
+from dht.node import Node
+from dht.storage import MemoryStorage
+from ipop.authority import create_authority
+from ipop.config import VpnConfig
+from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
+from ipop.neighbor import mac_for
+from ipop.node import VpnNode, build_node
+from ipop.tap import MemoryTap
+from sims.engine import START, Engine
+from sims.latency import Constant, Latency, Matrix
+from sims.network import Network
+from sims.world import World
+
+GAP_S = 0.1  # between two nodes that start while a world grows
+LOOKUPS = 2000
+JOINS = 40
+
+
+def members(count: int, seed: int) -> list[Identity]:
+    """Identities of one network, the same for the same seed."""
+    rng = Random(seed)
+    authority = create_authority("figures", IPv4Network("10.64.0.0/12"), START, rng)
+    return [authority.issue(f"n{number}", None, START, rng).identity(START) for number in range(count)]
+
+
+def latency_from(path: str | None) -> Latency:
+    return Constant(100.0) if path is None else Matrix.load(path)
+
+
+def grown_world(nodes: int, spare: int, latency: Latency, seed: int) -> World:
+    """A whole ring of `nodes`, each started through a random earlier one, and `spare` more identities."""
+    engine = Engine(seed)
+    world = World(engine, Network(engine, latency), members(nodes + spare, seed))
+    world.start(0, ())
+    for number in range(1, nodes):
+        world.start(number, (engine.rng.randrange(0, number),))
+        engine.run_for(GAP_S)
+    engine.run_until(world.whole, limit_s=300)
+    return world
+
+
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """What lookups from random nodes for random targets came to. `failed`: no answer, or from another than the
+    nearest node."""
+
+    hops: tuple[int, ...]
+    took_ms: tuple[float, ...]
+    failed: int
+
+
+def look_up(world: World, count: int = LOOKUPS) -> Lookups:
+    """Run `count` lookups, 100 a second."""
+    hops: list[int] = []
+    took_ms: list[float] = []
+    failed = 0
+    engine = world.engine
+    ids = [node.id for node in world.nodes]
+
+    def ask(node: Node, target: int) -> None:
+        began = engine.now
+        nearest = ids[0]
+        for candidate in ids:
+            if closer(target, candidate, nearest):
+                nearest = candidate
+
+        def done(answer: Message | None) -> None:
+            nonlocal failed
+            if isinstance(answer, Found) and answer.contacts[0].id == nearest:
+                hops.append(answer.hops)
+                took_ms.append((engine.now - began) * 1000.0)
+            else:
+                failed += 1
+
+        node.find(Find(target), done)
+
+    for _ in range(count):
+        ask(engine.rng.choice(world.nodes), engine.rng.randrange(0, RING))
+        engine.run_for(0.01)
+    engine.run_for(10)
+    return Lookups(tuple(hops), tuple(took_ms), failed + count - len(hops) - failed)
+
+
+def _is_in(node: Node) -> bool:
+    return node.member and node.described
+
+
+def join_times(world: World, first: int, count: int = JOINS) -> list[float]:
+    """Seconds until each of `count` more nodes, one after another, is routable and a majority holds its descriptor."""
+    times = []
+    for number in range(first, first + count):
+        began = world.engine.now
+        node = world.start(number, (world.engine.rng.randrange(0, first),))
+        world.engine.run_until(partial(_is_in, node), limit_s=60, check_every_s=0.02)
+        times.append(world.engine.now - began)
+    return times
+
+
+class VpnWorld:
+    """Whole VPN nodes with TAPs in memory, all started through the first."""
+
+    def __init__(self, nodes: int, latency: Latency, seed: int) -> None:
+        self.engine = Engine(seed)
+        self.network = Network(self.engine, latency)
+        self.nodes: list[VpnNode] = []
+        self.taps: list[MemoryTap] = []
+        bootstraps: Sequence[Endpoint] = ()
+        for identity in members(nodes, seed):
+            host, tap = self.network.host(), MemoryTap()
+            node = build_node(host, tap, VpnConfig(identity, MemoryStorage()))
+            node.start(bootstraps)
+            bootstraps = bootstraps or (host.endpoint,)
+            self.nodes.append(node)
+            self.taps.append(tap)
+            self.engine.run_for(GAP_S)
+        self.engine.run_until(lambda: all(node.is_ready() for node in self.nodes), limit_s=60)
+
+    def idle_bytes_per_s(self, settle_s: float, measure_s: float) -> tuple[float, float]:
+        """What a node sends and receives on average, IP and UDP headers included."""
+        self.engine.run_for(settle_s)
+        hosts = self.network.hosts()
+        sent, received = sum(host.sent_bytes for host in hosts), sum(host.received_bytes for host in hosts)
+        self.engine.run_for(measure_s)
+        share = measure_s * len(hosts)
+        return (
+            (sum(host.sent_bytes for host in hosts) - sent) / share,
+            (sum(host.received_bytes for host in hosts) - received) / share,
+        )
+
+    def first_reply_ms(self, source: int, target: int) -> tuple[float, bool]:
+        """From the first packet between two nodes to the first reply, and whether they had an edge before."""
+        sender, receiver = self.nodes[source], self.nodes[target]
+        had_edge = sender.peer(receiver.member.id) is not None
+        self._send(source, target)
+        began = self.engine.now
+        self.taps[source].written.clear()
+        self.taps[target].written.clear()
+        self.engine.run_until(lambda: bool(self.taps[target].written), limit_s=20, check_every_s=0.001)
+        self._send(target, source)
+        self.engine.run_until(lambda: bool(self.taps[source].written), limit_s=20, check_every_s=0.001)
+        return (self.engine.now - began) * 1000.0, had_edge
+
+    def _send(self, source: int, target: int) -> None:
+        ours, theirs = self.nodes[source].member.address4.packed, self.nodes[target].member.address4.packed
+        packet = ipv4_packet(b"\x08\x00\xf7\xff\x00\x00\x00\x00", PROTOCOL_ICMP, ours, theirs)
+        self.taps[source].inject(wrap(packet, mac_for(theirs), mac_for(ours)))
+
+
+def quantiles(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    p90, p99 = ordered[int(len(ordered) * 0.9)], ordered[int(len(ordered) * 0.99)]
+    return f"median {statistics.median(ordered):.2f}, p90 {p90:.2f}, p99 {p99:.2f}, max {ordered[-1]:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
+    parser.add_argument("figure", choices=("lookups", "idle", "cold"))
+    parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    latency = latency_from(asked.matrix)
+    print(f"{asked.nodes} nodes, seed {asked.seed}, {asked.matrix or 'all pairs 100 ms apart'}")
+    if asked.figure == "lookups":
+        world = grown_world(asked.nodes, JOINS, latency, asked.seed)
+        world.engine.run_for(30)
+        lookups = look_up(world)
+        print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
+        print(f"ms a lookup: {quantiles(lookups.took_ms)}")
+        print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
+        return
+    vpn = VpnWorld(asked.nodes, latency, asked.seed)
+    if asked.figure == "idle":
+        sent, received = vpn.idle_bytes_per_s(settle_s=600.0, measure_s=2400.0)
+        print(f"idle, over 40 min after 10 min: {sent:.0f} B/s sent, {received:.0f} B/s received a node")
+        return
+    vpn.engine.run_for(60)
+    with_edge: list[float] = []
+    without: list[float] = []
+    for _ in range(60):
+        source, target = vpn.engine.rng.sample(range(asked.nodes), 2)
+        took_ms, had_edge = vpn.first_reply_ms(source, target)
+        (with_edge if had_edge else without).append(took_ms)
+    print(f"ms from first packet to first reply, {len(without)} pairs without an edge: {quantiles(without)}")
+    if with_edge:
+        print(f"{len(with_edge)} pairs with an edge: {quantiles(with_edge)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""† A simulated world of ring nodes, seen from above: start, crash, freeze, partition, and omniscient checks.
+
+The nodes are the product's own; only their hosts are simulated. The checks read every node's state at once, which no
+node could. Source of the invariants: Zave, "Reasoning about identifier spaces", TSE 43(12), 2017.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+
+from dht.host import Endpoint
+from dht.identity import Identity
+from dht.node import Node, NodeConfig
+from dht.ring import NEAR
+from dht.storage import MemoryStorage
+from sims.engine import Engine, SimHost
+from sims.network import Network
+
+
+class World:
+    """Nodes on simulated hosts. `identities` are used up in order."""
+
+    def __init__(self, engine: Engine, network: Network, identities: Sequence[Identity]) -> None:
+        self.engine = engine
+        self.network = network
+        self.nodes: list[Node] = []
+        self.hosts: dict[int, SimHost] = {}  # by node id
+        self.storages: dict[int, MemoryStorage] = {}
+        self._identities = list(identities)
+        self._config = NodeConfig()
+
+    def endpoint(self, number: int) -> Endpoint:
+        return Endpoint(f"198.18.{number >> 8}.{number & 255}", 7000)
+
+    def start(self, number: int, bootstraps: Sequence[int] = (0,), config: NodeConfig | None = None) -> Node:
+        """Start node `number`; it knows the endpoints of `bootstraps` (its own is left out)."""
+        identity = self._identities[number]
+        host = self.network.host(self.endpoint(number))
+        storage = self.storages.setdefault(identity.member.id, MemoryStorage())
+        node = Node(host, identity, storage, config or self._config)
+        self.hosts[node.id] = host
+        self.nodes.append(node)
+        node.start([self.endpoint(bootstrap) for bootstrap in bootstraps if bootstrap != number])
+        return node
+
+    def grow(self, count: int, *, gap_s: float = 0.0, settle_s: float = 300.0) -> None:
+        """Start `count` more nodes, `gap_s` apart, and run until the ring is whole."""
+        first = len(self.nodes)
+        for number in range(first, first + count):
+            self.start(number)
+            if gap_s:
+                self.engine.run_for(gap_s)
+        self.engine.run_until(self.whole, limit_s=settle_s)
+
+    def crash(self, node: Node) -> None:
+        """As SIGKILL: nobody is told."""
+        self.network.crash(self.hosts.pop(node.id))
+        self.nodes.remove(node)
+
+    def successor_cycle(self, nodes: Sequence[Node] | None = None) -> bool:
+        """Whether immediate successors and predecessors form one cycle in id order."""
+        ring = sorted(self.nodes if nodes is None else nodes, key=lambda node: node.id)
+        for node, following in zip(ring, ring[1:] + ring[:1], strict=True):
+            if len(ring) == 1:
+                return True
+            if node.ring_view().successors[:1] != (following.id,):
+                return False
+            if following.ring_view().predecessors[:1] != (node.id,):
+                return False
+        return True
+
+    def whole(self) -> bool:
+        """Whether every near list of every node is exactly what it should be."""
+        return not self.faults(self.nodes)
+
+    def faults(self, nodes: Sequence[Node]) -> list[str]:
+        """What is wrong with the near lists of `nodes`, taken as one ring."""
+        ring = sorted(nodes, key=lambda node: node.id)
+        wrong = []
+        for place, node in enumerate(ring):
+            view = node.ring_view()
+            length = min(len(ring) - 1, NEAR)
+            successors = tuple(ring[(place + step) % len(ring)].id for step in range(1, length + 1))
+            predecessors = tuple(ring[(place - step) % len(ring)].id for step in range(1, length + 1))
+            if view.successors != successors:
+                wrong.append(f"successors of {node.id:040x}")
+            if view.predecessors != predecessors:
+                wrong.append(f"predecessors of {node.id:040x}")
+        return wrong
+
+
+class RingInvariants:
+    """Zave's two, checked after every event in which a list or a membership changed: every member has a live
+    successor in its list, and at least `length` + 1 members are principal, skipped by no member's list. A ring of
+    fewer members has no such base yet and is not judged. Add an instance to `Engine.after_event`."""
+
+    def __init__(self, world: World, length: int = NEAR) -> None:
+        self._world = world
+        self._length = length
+        self._version = -1
+        self.checks = 0
+
+    def __call__(self) -> None:
+        version = sum(node.ring_version for node in self._world.nodes) + len(self._world.nodes)
+        if version == self._version:
+            return
+        self._version = version
+        members = {node.id: node.ring_view().successors for node in self._world.nodes if node.member}
+        if len(members) <= self._length:
+            return
+        self.checks += 1
+        seed, now = self._world.engine.seed, self._world.engine.now
+        ordered = sorted(members)
+        places = {node_id: place for place, node_id in enumerate(ordered)}
+        skipped: set[int] = set()
+        for node_id, successors in members.items():
+            assert any(successor in members for successor in successors), (
+                f"seed {seed}, at {now:.3f}: member {node_id:040x} has no live member in its successor list"
+            )
+            place = places[node_id]
+            for entry in successors:
+                after = places.get(entry)
+                if after is None:
+                    # Not a member (yet, or any more): whatever lies between it and us is skipped all the same.
+                    after = bisect(ordered, entry) % len(ordered)
+                    steps = (after - place) % len(ordered)
+                    skipped.update(ordered[(place + step) % len(ordered)] for step in range(1, steps))
+                    place = (after - 1) % len(ordered)
+                    continue
+                steps = (after - place) % len(ordered)
+                skipped.update(ordered[(place + step) % len(ordered)] for step in range(1, steps))
+                place = after
+        principals = len(members) - len(skipped)
+        assert principals > self._length, (
+            f"seed {seed}, at {now:.3f}: only {principals} principal members of {len(members)}"
+        )
