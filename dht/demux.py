@@ -1,7 +1,8 @@
 """Every datagram's way through a node, in and out.
 
-    in:  datagram -> first byte -> handshakes | hello | sessions -> plaintext -> control | envelope | packet
-    out: sealed datagram -> the peer's endpoint, or an envelope over the ring
+    in:  datagram -> first byte -> handshakes | hello | sessions -> plaintext -> control | check | envelope | packet
+         of a tunnel: passed on by its label, or taken out of it
+    out: sealed datagram -> the peer's endpoint, a tunnel's relay, or an envelope over the ring
 
 A peer's fault ends in `receive`: counted, logged at most once a second, dropped. Whatever else is raised is a bug of
 ours and passes through. First bytes 0 to 3 are left to STUN (RFC 7983).
@@ -21,16 +22,21 @@ from dht.envelope import HEADER_BYTES, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram, StaleDatagram
 from dht.host import Endpoint, Host
 from dht.messages import NoSession
+from dht.path import TUNNEL_HEADER_BYTES, TUNNELLED, Path
 from dht.peer import Peer
 from dht.session import TRANSPORT
 from dht.sessions import UnknownSession
+from dht.tunnels import split_tunnelled
 
 if TYPE_CHECKING:
     from dht.acquaintances import Acquaintances
+    from dht.checks import Checks
     from dht.exchange import Exchange
     from dht.handshakes import Handshakes
+    from dht.relay import Relay
     from dht.router import Router
     from dht.sessions import Sessions
+    from dht.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +55,9 @@ class Demux:
     router: Router
     exchange: Exchange
     acquaintances: Acquaintances
+    checks: Checks
+    relay: Relay
+    tunnels: Tunnels
 
     def __init__(self, host: Host, me: int, counters: Counter[str]) -> None:
         self._host, self._me, self._counters = host, me, counters
@@ -72,7 +81,20 @@ class Demux:
         def one(datagram: bytes) -> None:
             self.receive(datagram, source)
 
-        self._take_batch(buffer, size, source, 1, one)
+        if buffer[0] != TUNNELLED:
+            self._take_batch(buffer, size, source, 1, one)
+        elif not _alike(buffer, size):
+            for start in range(0, len(buffer), size):
+                one(bytes(buffer[start : start + size]))
+        elif not self.relay.forward(buffer, size, source):
+            try:
+                tunnel, _ = self.tunnels.end(int.from_bytes(buffer[4:8], "big"), source)
+            except StaleDatagram:
+                self._counters["stale_datagram"] += -(-len(buffer) // size)
+            except BadDatagram as refusal:
+                self._refuse(refusal, source)
+            else:
+                self._take_batch(buffer, size, tunnel, 1, one, TUNNEL_HEADER_BYTES)
 
     def arrived_batch(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
         """As `arrived`, for sealed packets that came together, in envelopes that are otherwise equal."""
@@ -94,10 +116,18 @@ class Demux:
                 one(payload)
 
     def _take_batch(
-        self, buffer: memoryview, size: int, source: Endpoint | None, hops: int, one: Callable[[bytes], None]
+        self,
+        buffer: memoryview,
+        size: int,
+        path: Path | None,
+        hops: int,
+        one: Callable[[bytes], None],
+        skip: int = 0,
     ) -> None:
-        """`one` judges what can't be taken together with the rest."""
-        opened = self.sessions.open_batch(buffer, size, source, hops) if buffer[0] == TRANSPORT else None
+        """`one` judges what can't be taken together with the rest: whole datagrams, with the `skip` bytes in front."""
+        opened = None
+        if len(buffer) > skip and buffer[skip] == TRANSPORT:
+            opened = self.sessions.open_batch(buffer, size, path, hops, skip)
         if opened is None:
             for start in range(0, len(buffer), size):
                 one(bytes(buffer[start : start + size]))
@@ -111,39 +141,53 @@ class Demux:
             for header, group in groupby(plaintexts, _ROUTE):
                 alike = list(group)
                 try:
-                    if source is not None and header[:1] == _ROUTED and len(alike) > 1:
+                    if path is not None and header[:1] == _ROUTED and len(alike) > 1:
                         self.router.receive_batch(alike)
                     else:
-                        self._deliver_each(peer, alike, source)
+                        self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
-                    self._refuse(refusal, source)
+                    self._refuse(refusal, path)
+        head = bytes(buffer[:skip])
         for datagram in refused:
-            one(datagram)
+            one(head + datagram)
 
-    def _deliver_each(self, peer: Peer, plaintexts: list[bytes], source: Endpoint | None) -> None:
+    def _deliver_each(self, peer: Peer, plaintexts: list[bytes], path: Path | None) -> None:
         for plaintext in plaintexts:
             try:
-                self.sessions.opened(peer, plaintext, source)
+                self.sessions.opened(peer, plaintext, path)
             except StaleDatagram:
                 self._counters["stale_datagram"] += 1
             except BadDatagram as refusal:
-                self._refuse(refusal, source)
+                self._refuse(refusal, path)
 
-    def carry(self, datagram: bytes, endpoint: Endpoint | None, peer_id: int) -> None:
-        """Move a sealed datagram to a peer: straight to `endpoint`, or over the ring."""
-        if endpoint is not None:
-            self._host.send(endpoint, datagram)
-        else:
+    def carry(self, datagram: bytes, path: Path | None, peer_id: int) -> None:
+        """Move a sealed datagram to a peer: by `path`, or over the ring."""
+        if isinstance(path, Endpoint):
+            self._host.send(path, datagram)
+        elif path is None:
             self.router.send(Mode.EXACT, Content.SEALED, peer_id, datagram)
-
-    def carry_batch(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
-        """As `carry` for each, together."""
-        if endpoint is not None:
-            self._host.send_batch(endpoint, datagrams)
         else:
-            self.router.send_batch(peer_id, datagrams)
+            relay = self.tunnels.relay_of(path)
+            if relay is None:
+                self._counters["tunnel_gone"] += 1
+            else:
+                self._host.send(relay, path.header() + datagram)
 
-    def deliver(self, peer: Peer, plaintext: bytes, endpoint: Endpoint | None) -> None:
+    def carry_batch(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int) -> None:
+        """As `carry` for each, together."""
+        if isinstance(path, Endpoint):
+            self._host.send_batch(path, datagrams)
+        elif path is None:
+            self.router.send_batch(peer_id, datagrams)
+        else:
+            relay = self.tunnels.relay_of(path)
+            if relay is None:
+                self._counters["tunnel_gone"] += len(datagrams)
+            else:
+                header = path.header()
+                self._host.send_batch(relay, [header + datagram for datagram in datagrams])
+
+    def deliver(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Take what a session opened. Raises BadDatagram."""
         if not plaintext or plaintext[0] == Inner.KEEPALIVE:
             return
@@ -155,9 +199,11 @@ class Demux:
                 peer.demand_at = self._host.now()
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:
-                self.exchange.from_session(peer, plaintext[1:], endpoint)
-            case Inner.ROUTED if endpoint is not None:
+                self.exchange.from_session(peer, plaintext[1:], path)
+            case Inner.ROUTED if path is not None:
                 self.router.receive(plaintext[1:])
+            case Inner.CHECK:
+                self.checks.received(peer, plaintext[1:], path)
             case kind:
                 raise BadDatagram(f"a plaintext of kind {kind} came from '{peer.member.name}'")
 
@@ -174,26 +220,31 @@ class Demux:
             # It came over the edge of a member, so this tells no stranger anything.
             self.router.tell(envelope.source, NoSession(unknown.index))
 
-    def _take(self, datagram: bytes, endpoint: Endpoint | None, via: int, hops: int) -> None:
+    def _take(self, datagram: bytes, path: Path | None, via: int, hops: int) -> None:
         match datagram[0] if datagram else -1:
             case 0x14:
-                self.sessions.receive(datagram, endpoint, hops)
+                self.sessions.receive(datagram, path, hops)
+            case 0x17 if isinstance(path, Endpoint):
+                label, inner = split_tunnelled(datagram)
+                if not self.relay.forward(datagram, len(datagram), path):
+                    tunnel, far_id = self.tunnels.end(label, path)
+                    self._take(inner, tunnel, far_id, 1)
             case 0x11:
-                self.handshakes.initiation(datagram, endpoint, via)
+                self.handshakes.initiation(datagram, path, via)
             case 0x12:
-                self.handshakes.response(datagram, endpoint)
+                self.handshakes.response(datagram, path)
             case 0x13:
                 self.handshakes.cookie_reply(datagram)
-            case 0x15 if endpoint is not None:
-                answer = self.acquaintances.request(datagram, endpoint)
+            case 0x15 if isinstance(path, Endpoint):
+                answer = self.acquaintances.request(datagram, path)
                 if answer is not None:
-                    self._host.send(endpoint, answer)
-            case 0x16 if endpoint is not None:
-                self.acquaintances.reply(datagram, endpoint)
+                    self._host.send(path, answer)
+            case 0x16 if isinstance(path, Endpoint):
+                self.acquaintances.reply(datagram, path)
             case kind:
                 raise BadDatagram(f"no datagram of ours begins with {kind}")
 
-    def _refuse(self, refusal: BadDatagram, source: Endpoint | None) -> None:
+    def _refuse(self, refusal: BadDatagram, source: Path | None) -> None:
         self._counters["bad_datagram"] += 1
         self._refused += 1
         now = self._host.now()
@@ -201,3 +252,9 @@ class Demux:
             log.warning("refused %d datagrams, the last from %s: %s", self._refused, source, refusal)
             self._complained_at = now
             self._refused = 0
+
+
+def _alike(buffer: memoryview, size: int) -> bool:
+    """Whether all datagrams in `buffer` are of the same tunnel."""
+    head = bytes(buffer[:TUNNEL_HEADER_BYTES])
+    return all(buffer[start : start + TUNNEL_HEADER_BYTES] == head for start in range(size, len(buffer), size))

@@ -17,6 +17,7 @@ from dht.errors import BadDatagram
 from dht.host import Endpoint, Host
 from dht.messages import Kind, Message, pack_control, split_control
 from dht.packing import Fields
+from dht.path import Path, endpoint_of
 from dht.peer import Peer
 from dht.requests import TIMEOUTS_S, Requests
 from dht.router import Router
@@ -36,7 +37,8 @@ class Way(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Where a message came from, and the way back. `peer` is None when it was routed."""
+    """Where a message came from, and the way back. `peer` is None when it was routed, `endpoint` when it did not come
+    straight from its sender."""
 
     source: int
     peer: Peer | None
@@ -103,13 +105,13 @@ class Exchange:
 
     # Receiving
 
-    def from_session(self, peer: Peer, data: bytes, endpoint: Endpoint | None) -> None:
+    def from_session(self, peer: Peer, data: bytes, path: Path | None) -> None:
         """A control message came over a session. Raises BadDatagram."""
 
         def reply(kind: Kind, transaction: int, message: Message) -> None:
             self._sessions.send(peer, _CONTROL + pack_control(message, kind, transaction))
 
-        self._take(data, Way.SESSION, peer.id, peer, endpoint, peer.hops, reply)
+        self._take(data, Way.SESSION, peer.id, peer, endpoint_of(path), peer.hops, reply)
 
     def from_ring(self, envelope: Envelope, hops: int) -> None:
         """A control message came to the end of its way over the ring. Raises BadDatagram."""

@@ -137,10 +137,11 @@ class Fingers:
         ]
         if not fit:
             return
-        self._linker.link(self._host.rng.choice(fit[:4]), lambda peer: self._linked(exponent, peer))
+        candidate = self._host.rng.choice(fit[:4])
+        self._linker.link(candidate, lambda peer: self._linked(exponent, peer), direct_only=True)
 
     def _linked(self, exponent: int, peer: Peer | None) -> None:
-        if peer is None:
+        if peer is None or peer.endpoint is None:
             return
         held = self._holders.get(exponent)
         holder = None if held is None else self._edge(held)

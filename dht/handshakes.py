@@ -26,7 +26,8 @@ from dht.errors import BadDatagram, StaleDatagram
 from dht.handshake import ACCEPTED, DUPLICATE_IDENTITY, Initiation, Payload, Received, peer_member
 from dht.host import Endpoint, Host, Timer
 from dht.identity import Identity
-from dht.ids import id_bytes, short
+from dht.ids import short
+from dht.path import Kind, Path, endpoint_of, kind_of, source_bytes
 from dht.peer import Peer, Reborn
 from dht.session import Keypair, Session
 from dht.sessions import Sessions
@@ -51,7 +52,7 @@ class Attempt:
     """One wish for a session: who, where, and who waits for it."""
 
     contact: Contact
-    paths: tuple[Endpoint | None, ...]  # (None,) is the overlay
+    paths: tuple[Path | None, ...]  # all of one kind; (None,) is the overlay
     compact: bool
     tries: int = 0
     initiations: dict[int, Initiation] = field(default_factory=dict)  # by our index
@@ -62,8 +63,8 @@ class Attempt:
     unreachable: int = 0  # how often the ring said that it knows no way
 
     @property
-    def direct(self) -> bool:
-        return self.paths != (None,)
+    def kind(self) -> Kind:
+        return kind_of(self.paths[0])
 
 
 class Handshakes:
@@ -76,7 +77,7 @@ class Handshakes:
         identity: Identity,
         counters: Counters,
         sessions: Sessions,
-        carry: Callable[[bytes, Endpoint | None, int], None],
+        carry: Callable[[bytes, Path | None, int], None],
         counts: Counter[str],
     ) -> None:
         self._host, self._identity, self._own, self._sessions = host, identity, counters, sessions
@@ -98,17 +99,17 @@ class Handshakes:
         self.observed: Callable[[Endpoint, Endpoint], None] = lambda endpoint, reporter: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
 
-    def begin(self, contact: Contact, paths: Sequence[Endpoint | None], done: Done | None = None) -> None:
-        """Seek a session with `contact` over `paths`: endpoints, or None alone for the overlay. `done(peer, "")`, or
-        `done(None, reason)`, follows, perhaps at once.
+    def begin(self, contact: Contact, paths: Sequence[Path | None], done: Done | None = None) -> None:
+        """Seek a session with `contact` over `paths`: endpoints, or tunnels, or None alone for the overlay.
+        `done(peer, "")`, or `done(None, reason)`, follows, perhaps at once.
 
-        A second wish for the same key, both direct or both over the overlay, joins the first and adds its paths.
+        A second wish for the same key and the same kind of path joins the first and adds its paths.
         """
         wanted = tuple(dict.fromkeys(paths))
-        direct = wanted != (None,)
+        kind = kind_of(wanted[0])
         attempts = self._attempts.setdefault(contact.id, [])
         for attempt in attempts:
-            if attempt.contact.static == contact.static and attempt.direct == direct:
+            if attempt.contact.static == contact.static and attempt.kind is kind:
                 self._join(attempt, wanted, done)
                 return
         if len(self._attempts) > MAX_ATTEMPTS or len(attempts) >= MAX_ATTEMPTS_A_NODE:
@@ -124,7 +125,7 @@ class Handshakes:
         attempts.append(attempt)
         self._try(attempt)
 
-    def _join(self, attempt: Attempt, paths: tuple[Endpoint | None, ...], done: Done | None) -> None:
+    def _join(self, attempt: Attempt, paths: tuple[Path | None, ...], done: Done | None) -> None:
         if done is not None:
             attempt.waiting.append(done)
         if set(paths) - set(attempt.paths) and attempt.tries < len(RETRY_S):
@@ -136,7 +137,7 @@ class Handshakes:
     def renew(self, peer: Peer) -> None:
         """New keys for a peer over its present path, unless that is under way."""
         if peer.id not in self._attempts:
-            self.begin(peer.contact(), (peer.endpoint,))
+            self.begin(peer.contact(), (peer.path,))
 
     def pending(self, node_id: int) -> bool:
         """Whether any handshake with this node is under way."""
@@ -146,7 +147,7 @@ class Handshakes:
         """The ring knows no way for our initiation with this index. Said once, it may be healing; said again, waiting
         is pointless. Only who saw the initiation knows its index."""
         attempt = self._by_index.get(index)
-        if attempt is not None and attempt.contact.id == node_id and not attempt.direct:
+        if attempt is not None and attempt.contact.id == node_id and attempt.kind is Kind.OVERLAY:
             attempt.unreachable += 1
             if attempt.unreachable >= BELIEVE_UNREACHABLE:
                 self._end(attempt, None, "the ring knows no way to it")
@@ -165,13 +166,13 @@ class Handshakes:
         if not peer.session.can_seal(self._host.now()):
             return
         for attempt in list(self._attempts.get(peer.id, ())):
-            if attempt.contact.static == peer.static and (not attempt.direct or peer.endpoint is not None):
+            if attempt.contact.static == peer.static and kind_of(peer.path) <= attempt.kind:
                 self._end(attempt, peer, "")
 
-    def initiation(self, datagram: bytes, endpoint: Endpoint | None, via: int) -> None:
-        """Handle a received initiation, from `endpoint` or over the overlay from `via`. Raises BadDatagram."""
+    def initiation(self, datagram: bytes, path: Path | None, via: int) -> None:
+        """Handle a received initiation that came by `path`, or over the overlay from `via`. Raises BadDatagram."""
         now = self._host.now()
-        source = id_bytes(via) if endpoint is None else endpoint.pack()
+        source = source_bytes(path, via)
         mac1 = datagram[-2 * MAC_BYTES : -MAC_BYTES]  # every try has another
         if mac1 in self._seen:
             self._counts["initiation_repeated"] += 1
@@ -179,7 +180,7 @@ class Handshakes:
         match self._door.admit(datagram, source, now):
             case Admission.SEND_COOKIE:
                 self._remember(mac1)
-                self._carry(self._door.reply(datagram, source, now), endpoint, via)
+                self._carry(self._door.reply(datagram, source, now), path, via)
                 return
             case Admission.DROP:
                 self._counts["initiation_over_rate"] += 1
@@ -190,28 +191,28 @@ class Handshakes:
         member = self._member(received.static, received.payload, now)
         if member.id == self._identity.member.id:
             if received.payload.instance != self.instance:
-                self.duplicate(endpoint)
+                self.duplicate(endpoint_of(path))
             return
-        if endpoint is None and via != member.id:
+        if endpoint_of(path) is None and via != member.id:
             raise BadDatagram(f"an initiation of {short(member.id)} came in the name of {short(via)}")
         if not self._own.is_new(member.id, received.payload.counter):
             self._counts["initiation_replayed"] += 1
             self._door.retract()
             return
         if self._identity.member.id < member.id and any(
-            endpoint in attempt.paths and attempt.tries <= IGNORE_CROSSING_TRIES and not attempt.compact
+            path in attempt.paths and attempt.tries <= IGNORE_CROSSING_TRIES and not attempt.compact
             for attempt in self._attempts.get(member.id, ())
         ):
             self._counts["initiation_crossed"] += 1
             return
         self._own.accept(member.id, received.payload.counter)
         incumbent = self._sessions.peers.get(member.id)
-        if incumbent is not None and self._is_doubtful(incumbent, received.payload, endpoint, now):
-            self._hold(incumbent, member, received, endpoint)
+        if incumbent is not None and self._is_doubtful(incumbent, received.payload, path, now):
+            self._hold(incumbent, member, received, path)
             return
-        self._answer(member, received, endpoint, ACCEPTED)
+        self._answer(member, received, path, ACCEPTED)
 
-    def response(self, datagram: bytes, endpoint: Endpoint | None) -> None:
+    def response(self, datagram: bytes, path: Path | None) -> None:
         """Handle a received response. Raises BadDatagram."""
         index = int.from_bytes(datagram[8:12], "big")
         attempt = self._by_index.get(index)
@@ -231,20 +232,23 @@ class Handshakes:
             return
         peer = self._establish(member, attempt.contact.static, payload, keypair)
         peer.told_joined = attempt.said_joined
-        fresh_endpoint = endpoint is not None and endpoint != peer.endpoint
-        if endpoint is not None:
-            peer.endpoint = endpoint
+        if path is not None:
+            peer.came_by(path, now)
+        # Our question went there and the answer came from there: this path is proven, which a better one need not be.
+        fresh = path is not None and path != peer.path and (not peer.up or kind_of(path) <= kind_of(peer.path))
+        if fresh:
+            peer.path = path
             peer.hops = 1
-        if payload.observed is not None and endpoint is not None:
-            self.observed(payload.observed, endpoint)
+        if payload.observed is not None and isinstance(path, Endpoint):
+            self.observed(payload.observed, path)
         peer.heard(now)
         peer.measured(now - attempt.sent_at)
-        newly_up = not peer.up or fresh_endpoint
+        newly_up = not peer.up or fresh
         peer.up = True
         self._sessions.send(peer, b"")  # the responder may send only after it has heard us
         self._end(attempt, peer, "")
         if newly_up:
-            self._sessions.came_up(peer, endpoint)
+            self._sessions.came_up(peer, path)
 
     def cookie_reply(self, datagram: bytes) -> None:
         """Handle a busy responder's cookie: the next try will carry it. Raises BadDatagram."""
@@ -297,7 +301,7 @@ class Handshakes:
             return
         index = self._sessions.new_index()
         compact = attempt.compact and attempt.tries == 0
-        endpoint = next((path for path in attempt.paths if path is not None), None)
+        endpoint = next((path for path in attempt.paths if isinstance(path, Endpoint)), None)
         payload = self._payload(compact=compact, verdict=ACCEPTED, observed=endpoint, counter=self._own.next())
         static = attempt.contact.static
         cookie = self._jar.cookie(static, now)
@@ -351,17 +355,17 @@ class Handshakes:
         self._sessions.install(peer, keypair)
         return peer
 
-    def _is_doubtful(self, incumbent: Peer, payload: Payload, endpoint: Endpoint | None, now: float) -> bool:
+    def _is_doubtful(self, incumbent: Peer, payload: Payload, path: Path | None, now: float) -> bool:
         return (
             incumbent.instance != payload.instance
             and incumbent.up
-            and endpoint is not None
-            and incumbent.endpoint is not None
-            and endpoint != incumbent.endpoint
+            and path is not None
+            and incumbent.path is not None
+            and path != incumbent.path
             and now - incumbent.heard_at < INCUMBENT_S
         )
 
-    def _hold(self, incumbent: Peer, member: Member, received: Received, endpoint: Endpoint | None) -> None:
+    def _hold(self, incumbent: Peer, member: Member, received: Received, path: Path | None) -> None:
         if member.id in self._held or len(self._held) >= MAX_HELD:
             return
         since = self._host.now()
@@ -370,23 +374,23 @@ class Handshakes:
             del self._held[member.id]
             if self._sessions.peers.get(member.id) is incumbent and incumbent.heard_at > since:
                 self._counts["duplicate_identity"] += 1
-                self.tell_duplicate(incumbent, endpoint)
-                self._answer(member, received, endpoint, DUPLICATE_IDENTITY)
+                self.tell_duplicate(incumbent, endpoint_of(path))
+                self._answer(member, received, path, DUPLICATE_IDENTITY)
             else:
-                self._answer(member, received, endpoint, ACCEPTED)
+                self._answer(member, received, path, ACCEPTED)
 
         self._held[member.id] = self._host.call_later(PROBE_INCUMBENT_S, decide)
         self.ping(incumbent)
 
-    def _answer(self, member: Member, received: Received, endpoint: Endpoint | None, verdict: int) -> None:
+    def _answer(self, member: Member, received: Received, path: Path | None, verdict: int) -> None:
         now = self._host.now()
         index = self._sessions.new_index()
         compact = not received.payload.certificate
-        observed = endpoint
+        observed = endpoint_of(path)
         if verdict == DUPLICATE_IDENTITY:
             observed = self._sessions.peers[member.id].endpoint
         payload = self._payload(compact=compact, verdict=verdict, observed=observed)
         keypair, datagram = received.respond(self._identity, index, payload, self._host.rng, now)
         if verdict == ACCEPTED:
             self._establish(member, received.static, received.payload, keypair).told_joined = payload.member
-        self._carry(datagram, endpoint, member.id)
+        self._carry(datagram, path, member.id)

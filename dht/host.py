@@ -112,6 +112,10 @@ class Host(Protocol):
     def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
         """Send several datagrams to one endpoint, in order."""
 
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+        """As `send_batch` for datagrams that lie one behind the other in `buffer`: each has `size` bytes, but the last
+        may be shorter. The buffer is the caller's again when this returns."""
+
     def local_endpoints(self) -> Sequence[Endpoint]:
         """Where this host listens, one entry an address; wildcards are expanded, loopback left out unless it is
         all there is."""

@@ -97,7 +97,7 @@ class Liveness:
             if now - peer.unanswered_at >= max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0)):
                 self.probe(peer)
             return
-        if peer.endpoint is None:
+        if peer.path is None:
             if silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
                 self._sessions.remove(peer)
             return

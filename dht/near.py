@@ -151,7 +151,7 @@ class Near:
 
     def standing(self, peer: Peer, joined: bool) -> None:
         """A ping or its answer said whether the peer is a member: ask for more when that is news."""
-        if joined and not peer.joined and peer.endpoint is not None:
+        if joined and not peer.joined and peer.path is not None:
             self._ask_neighbors(peer)
         elif peer.joined and not joined:
             peer.joined = False
@@ -215,6 +215,14 @@ class Near:
                 self._learn(answer.contacts)
 
         self._ask(peer, FindFor(self._me), (Found,), found)
+
+    def neighbors_of(self, node_id: int) -> set[int]:
+        """The members that named this node as their neighbour when they last told of their lists."""
+        return {
+            teller
+            for teller, told in self._heard.items()
+            if any(contact.id == node_id for contact in (*told.successors, *told.predecessors))
+        }
 
     # Joining
 
@@ -402,7 +410,7 @@ class Near:
 
     def _edge(self, node_id: int) -> Peer | None:
         peer = self._sessions.peers.get(node_id)
-        return peer if peer is not None and peer.endpoint is not None and peer.up else None
+        return peer if peer is not None and peer.path is not None and peer.up else None
 
     def _near_edges(self) -> list[Peer]:
         edges = (self._edge(node_id) for node_id in self.lists.members())
@@ -412,7 +420,9 @@ class Near:
         known = []
         for node_id in ids:
             peer = self._edge(node_id)
-            contact = peer.contact() if peer is not None else self._contacts.get(node_id)
+            contact = peer.contact() if peer is not None else None
+            if contact is None or not contact.endpoints:  # by a tunnel, and it has not told us where it is
+                contact = self._contacts.get(node_id)
             if contact is not None and contact.endpoints:
                 known.append(contact)
         return known

@@ -23,6 +23,7 @@ from dht.ids import short
 from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
+from dht.path import Tunnel, kind_of
 from dht.peer import Peer
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
@@ -65,6 +66,11 @@ class Node:
         self._running = False
         self._parts.handshakes.has_aes = config.aes
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
+
+    @property
+    def parts(self) -> Parts:
+        """What this node consists of: for the layers above that take part in its work, such as `shortcuts`."""
+        return self._parts
 
     @property
     def alarm(self) -> str | None:
@@ -164,7 +170,7 @@ class Node:
         elif peer is not None and peer.up and peer.session.can_seal(self._host.now()):
             done(peer)
         elif peer is not None:
-            self._parts.handshakes.begin(peer.contact(), (peer.endpoint,), lambda found, reason: done(found))
+            self._parts.handshakes.begin(peer.contact(), (peer.path,), lambda found, reason: done(found))
         elif contact is not None and contact.id == peer_id:
             self._parts.handshakes.begin(contact, (None,), lambda found, reason: done(found))
         else:
@@ -190,7 +196,7 @@ class Node:
     def room_bytes(self, peer_id: int) -> int:
         """The longest plaintext that reaches a peer in one piece, over the path in use."""
         peer = self._parts.sessions.peers.get(peer_id)
-        return MAX_PLAINTEXT_BYTES if peer is None or peer.endpoint is not None else ROUTED_PLAINTEXT_BYTES
+        return MAX_PLAINTEXT_BYTES if peer is None or peer.path is not None else ROUTED_PLAINTEXT_BYTES
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
@@ -245,7 +251,7 @@ class Node:
                     done(None)
                     return
                 peer.measured(self._host.now() - sent_at)
-                path = "direct" if peer.endpoint is not None else "overlay"
+                path = kind_of(peer.path).name.lower()
                 done(PingResult((self._host.now() - sent_at) * 1000.0, path, max(1, answer.hops)))
 
             self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
@@ -263,8 +269,8 @@ class Node:
                 peer.id,
                 peer.member.name,
                 (peer.member.address4, peer.member.address6),
-                "direct" if peer.endpoint is not None else "overlay",
-                peer.hops if peer.endpoint is None else 1,
+                kind_of(peer.path).name.lower(),
+                (peer.hops, 1, 2)[(peer.path is not None) + isinstance(peer.path, Tunnel)],
                 peer.endpoint,
                 None if peer.rtt_s is None else peer.rtt_s * 1000.0,
                 peer.tx_bytes,

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dht.acquaintances import Acquaintances
+from dht.checks import Checks
+from dht.contact import Contact
 from dht.counters import Counters
 from dht.demux import Demux
 from dht.exchange import Exchange
@@ -16,15 +18,19 @@ from dht.fingers import Fingers
 from dht.handshakes import Handshakes
 from dht.host import Endpoint, Host
 from dht.identity import Identity
+from dht.ids import distance
 from dht.linking import Linker
 from dht.liveness import Liveness
 from dht.messages import Find, Found, Message
 from dht.near import Near
+from dht.peer import Peer
 from dht.reach import Reach
+from dht.relay import Relay
 from dht.replicas import Replicas
 from dht.router import Router
 from dht.sessions import Sessions
 from dht.storage import Storage
+from dht.tunnels import Tunnels
 
 
 class Parts:
@@ -41,6 +47,9 @@ class Parts:
         self.router = Router(me, self.sessions, self.demux.arrived, counters)
         self.router.arrived_batch = self.demux.arrived_batch
         self.exchange = Exchange(host, self.sessions, self.router, counters)
+        self.checks = Checks(host, self.sessions, counters)
+        self.relay = Relay(host, self.sessions, self.exchange, counters)
+        self.tunnels = Tunnels(host, me, self.sessions, self.exchange, counters)
         contact = self.reach.contact
         self.linker = Linker(host, me, self.sessions, self.handshakes, self.router, contact, counters)
         self.near = Near(host, me, self.sessions, self.linker, self.exchange.ask, self.exchange.tell, contact, counters)
@@ -67,6 +76,9 @@ class Parts:
         demux, near = self.demux, self.near
         demux.sessions, demux.handshakes, demux.router = self.sessions, self.handshakes, self.router
         demux.exchange, demux.acquaintances = self.exchange, self.acquaintances
+        demux.checks, demux.relay, demux.tunnels = self.checks, self.relay, self.tunnels
+        self.linker.tunnels, self.linker.relays = self.tunnels, self.relays
+        self.relay.link = self.linker.link_for_others
         self.sessions.renew = self.handshakes.renew
         self.handshakes.joined = lambda: near.joined
         self.handshakes.ping = self.liveness.probe
@@ -80,14 +92,27 @@ class Parts:
         self.liveness.start()
         self.acquaintances.start(bootstraps)
         self.reach.start()
+        self.relay.start()
 
     def stop(self) -> None:
         """Cancel every timer and save whom we know. Nothing is sent."""
         for part in (self.acquaintances, self.near, self.fingers, self.liveness, self.replicas, self.handshakes):
             part.stop()
+        self.relay.stop()
+        self.checks.stop()
         self.exchange.stop()
         self.linker.stop()
         self.reach.stop()
+
+    def relays(self, contact: Contact) -> list[Peer]:
+        """Whom to ask for a tunnel to a node: its neighbours first, as they have an edge to it most likely."""
+        edges = [
+            peer
+            for peer in self.sessions.edges()
+            if peer.up and not peer.suspect and isinstance(peer.path, Endpoint) and peer.id != contact.id
+        ]
+        neighbors = self.near.neighbors_of(contact.id)
+        return sorted(edges, key=lambda peer: (peer.id not in neighbors, distance(peer.id, contact.id)))
 
     def has_member(self) -> bool:
         """Whether there is an edge to a member of the ring."""
@@ -105,7 +130,7 @@ class Parts:
         done: Callable[[Message | None], None],
     ) -> None:
         peer = self.sessions.peers.get(node_id)
-        if peer is None or not peer.up or peer.endpoint is None:
+        if peer is None or not peer.up or peer.path is None:
             done(None)
         else:
             self.exchange.ask(peer, message, answers, done)

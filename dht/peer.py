@@ -1,7 +1,7 @@
 """What a node keeps of one other node that it has, or had, a session with.
 
-Plain state: no timers and no I/O. `endpoint` is the proven direct path; a peer that has one is an *edge* of this
-node. A peer without one is reached over the overlay.
+Plain state: no timers and no I/O. `path` is the one in use, proven both ways: direct, or through a relay. A peer that
+has one is an *edge* of this node. A peer without one is reached over the overlay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
 from dht.fragments import Reassembly
 from dht.host import Endpoint
+from dht.path import Path, endpoint_of
 from dht.session import Keypair, Session
+
+MAX_PATHS = 12
 
 
 class Reborn(NamedTuple):
@@ -30,7 +33,6 @@ class Peer:
         "clock_offset_s",
         "declared",
         "demand_at",
-        "endpoint",
         "fragments",
         "heard_at",
         "hops",
@@ -39,6 +41,8 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "path",
+        "paths",
         "ping_at",
         "probes",
         "reborn",
@@ -60,7 +64,8 @@ class Peer:
         self.static = static
         self.session = Session(member, static)
         self.indices: set[int] = set()
-        self.endpoint: Endpoint | None = None
+        self.path: Path | None = None
+        self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
@@ -81,10 +86,24 @@ class Peer:
         self.rx_bytes = 0
         self.fragments = Reassembly()
 
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the peer is, when the path in use is direct."""
+        return endpoint_of(self.path)
+
+    def came_by(self, path: Path, now: float) -> bool:
+        """Note a packet that proved itself; whether this path was known before."""
+        known = self.paths.pop(path, None) is not None
+        self.paths[path] = now
+        if len(self.paths) > MAX_PATHS:
+            del self.paths[next(each for each in self.paths if each != self.path)]
+        return known
+
     def contact(self) -> Contact:
         """How others may reach this peer: where we see it first, then what it says of itself."""
-        endpoints = [self.endpoint] if self.endpoint else []
-        endpoints += [endpoint for endpoint in self.declared if endpoint != self.endpoint]
+        here = self.endpoint
+        endpoints = [here] if here is not None else []
+        endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
 
     def heard(self, now: float) -> None:

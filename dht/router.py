@@ -40,7 +40,7 @@ class Router:
         best_distance = distance(self._me, target) if self.joined() else RING
         best_id = self._me
         for peer in self._sessions.peers.values():
-            if peer.endpoint is None or not peer.up:
+            if peer.path is None or not peer.up:
                 continue
             if peer.id == target and (peer.joined or mode == Mode.EXACT):
                 return peer

@@ -133,12 +133,13 @@ class Keypair:
             for counter, plaintext in enumerate(plaintexts, first)
         ]
 
-    def open_all(self, buffer: memoryview, size: int) -> tuple[list[bytes], list[bytes]]:
+    def open_all(self, buffer: memoryview, size: int, skip: int = 0) -> tuple[list[bytes], list[bytes]]:
         """The plaintexts of the datagrams in `buffer`, each of `size` bytes but the last; and, as they are, those
-        datagrams that `open` would refuse."""
+        datagrams that `open` would refuse. In front of each lie `skip` bytes that are not part of it."""
         whole = len(buffer) // size * size
-        cut = list(_cutter(size).iter_unpack(buffer[:whole])) if size > HEADER_BYTES else []
-        cut += [(rest[:8], rest[8:16], rest[16:]) for rest in (bytes(buffer[len(cut) * size :]),) if rest]
+        cut = list(_cutter(size, skip).iter_unpack(buffer[:whole])) if size > HEADER_BYTES + skip else []
+        rest = bytes(buffer[len(cut) * size + skip :])
+        cut += [(rest[:8], rest[8:16], rest[16:])] if rest else []
         plaintexts: list[bytes] = []
         opened: list[tuple[bytes, bytes, bytes]] = []
         refused: list[bytes] = []
@@ -182,9 +183,9 @@ class Keypair:
 
 
 @lru_cache(maxsize=64)
-def _cutter(size: int) -> Struct:
+def _cutter(size: int, skip: int) -> Struct:
     """Takes datagrams of `size` bytes apart: what must be equal, the counter, what is sealed."""
-    return Struct(f"8s8s{size - HEADER_BYTES}s")
+    return Struct(f"{skip}x8s8s{size - HEADER_BYTES - skip}s")
 
 
 def transport_head(index: int) -> bytes:

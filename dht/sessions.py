@@ -1,7 +1,16 @@
 """Every session of a node: which datagram belongs to which peer, and how a plaintext reaches it.
 
-One session a pair of nodes, whatever the path: a peer with a proven endpoint is written to there, any other over
-the overlay. The endpoint changes only after a packet that authenticates. Handshakes are `dht.handshakes`' work.
+One session a pair of nodes, whatever the path: a peer with a proven path is written to by it, any other over the
+overlay. What a packet that authenticates says about paths:
+
+| it came by               | while the path in use is | then |
+|--------------------------|--------------------------|------|
+| any path                 | none, the session is new | use it: the handshake went there and back |
+| an unknown endpoint      | direct                   | the peer moved: use it |
+| any unknown path         | worse than that          | `unproven(peer, path)`: to be checked both ways first |
+| a known one, or a check  | anything                 | nothing: the peer may choose or try other paths than we do |
+
+Handshakes are `dht.handshakes`' work.
 """
 
 from __future__ import annotations
@@ -13,12 +22,14 @@ from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
 from dht.fragments import MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, cut
-from dht.host import Endpoint, Host
+from dht.host import Host
+from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
 from dht.session import Keypair, NoKeypair
 
 MAX_PEERS = 4096
 _INDEX_BYTES = slice(4, 8)
+_CHECK = bytes((Inner.CHECK,))
 
 
 class UnknownSession(StaleDatagram):
@@ -32,15 +43,15 @@ class UnknownSession(StaleDatagram):
 class Sessions:
     """The peers by node id and by session index; seals, opens and sends.
 
-    `carry(datagram, endpoint, peer_id)` moves a datagram: to an endpoint, or over the overlay when it is None.
-    `deliver(peer, plaintext, endpoint)` takes what was opened. `renew(peer)` begins a handshake.
+    `carry(datagram, path, peer_id)` moves a datagram: by a path, or over the overlay when it is None.
+    `deliver(peer, plaintext, path)` takes what was opened. `renew(peer)` begins a handshake.
     """
 
     def __init__(
         self,
         host: Host,
-        carry: Callable[[bytes, Endpoint | None, int], None],
-        deliver: Callable[[Peer, bytes, Endpoint | None], None],
+        carry: Callable[[bytes, Path | None, int], None],
+        deliver: Callable[[Peer, bytes, Path | None], None],
         counters: Counter[str],
     ) -> None:
         self._host = host
@@ -49,15 +60,17 @@ class Sessions:
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
-        self.carry_batch: Callable[[Sequence[bytes], Endpoint | None, int], None] = self._carry_each
+        self.carry_batch: Callable[[Sequence[bytes], Path | None, int], None] = self._carry_each
         self.renew: Callable[[Peer], None] = lambda peer: None
-        self.came_up: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
+        self.came_up: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
         self.roamed: Callable[[Peer], None] = lambda peer: None
+        self.unproven: Callable[[Peer, Path], None] = lambda peer, path: None
+        self.removed: Callable[[Peer], None] = lambda peer: None
 
     def edges(self) -> Iterator[Peer]:
-        """The peers with a proven direct path."""
-        return (peer for peer in self.peers.values() if peer.endpoint is not None)
+        """The peers with a proven path of their own."""
+        return (peer for peer in self.peers.values() if peer.path is not None)
 
     def new_index(self) -> int:
         """An index that no session of this node uses."""
@@ -75,7 +88,7 @@ class Sessions:
         if peer is not None:
             self.remove(peer)
         if len(self.peers) >= MAX_PEERS:
-            idle = min(self.peers.values(), key=lambda other: (other.endpoint is not None, other.heard_at))
+            idle = min(self.peers.values(), key=lambda other: (other.path is not None, other.heard_at))
             self.remove(idle)
             self._counters["peer_table_full"] += 1
         peer = self.peers[member.id] = Peer(member, static, self._host.now())
@@ -93,8 +106,10 @@ class Sessions:
         for index in peer.indices:
             self._by_index.pop(index, None)
         peer.indices.clear()
-        peer.endpoint = None
+        peer.path = None
+        peer.paths.clear()
         peer.up = False
+        self.removed(peer)
         if self.peers.get(peer.id) is peer:
             del self.peers[peer.id]
 
@@ -109,8 +124,8 @@ class Sessions:
             self._by_index.pop(index, None)
             peer.indices.discard(index)
 
-    def receive(self, datagram: bytes, endpoint: Endpoint | None, hops: int = 1) -> None:
-        """Open a transport packet that came from `endpoint`, or over the overlay. Raises BadDatagram."""
+    def receive(self, datagram: bytes, path: Path | None, hops: int = 1) -> None:
+        """Open a transport packet that came by `path`, or over the overlay. Raises BadDatagram."""
         index = int.from_bytes(datagram[_INDEX_BYTES], "big")
         entry = self._by_index.get(index)
         if entry is None:
@@ -124,59 +139,86 @@ class Sessions:
         peer.heard(now)
         if peer.reborn is not None and keypair is peer.reborn.keypair:
             self._be_reborn(peer, peer.reborn)
-        if endpoint is None:
-            peer.hops = hops
-        elif endpoint != peer.endpoint:
-            moved = peer.endpoint is not None
-            peer.endpoint = endpoint
-            peer.hops = 1
-            if moved:
-                self.roamed(peer)
-            else:
-                peer.up = False  # from the overlay to an edge: announced like a new one
+        if path is None:
+            peer.hops = hops if peer.path is None else peer.hops
+        else:
+            self._came_by(peer, path, now, chosen=plaintext[:1] != _CHECK)
         if not peer.up:
             peer.up = True
-            self.came_up(peer, endpoint)
+            self.came_up(peer, path)
         if peer.session.wants_rekey(now, receiving=True):
             self.renew(peer)
-        self.opened(peer, plaintext, endpoint)
+        self.opened(peer, plaintext, path)
 
-    def opened(self, peer: Peer, plaintext: bytes, endpoint: Endpoint | None) -> None:
+    def _came_by(self, peer: Peer, path: Path, now: float, *, chosen: bool) -> None:
+        """What follows from the path by which a packet came; `chosen`: the peer uses it, and does not only try it."""
+        known = peer.came_by(path, now)
+        if path == peer.path:
+            return
+        if not peer.up:
+            peer.path = path
+            peer.hops = 1
+        elif not known and chosen and endpoint_of(path) is not None and peer.endpoint is not None:
+            peer.paths.pop(peer.endpoint, None)  # nothing that left its old place arrives there any more
+            peer.path = path
+            self.roamed(peer)
+        elif chosen and kind_of(path) < kind_of(peer.path):
+            self.unproven(peer, path)
+
+    def use(self, peer: Peer, path: Path | None) -> None:
+        """Write to `peer` by `path` from now on, which was proven both ways; None: over the overlay."""
+        if path == peer.path:
+            return
+        was_edge = peer.path is not None
+        peer.path = path
+        peer.hops = 1
+        if path is not None and not was_edge and peer.up:
+            self.came_up(peer, path)
+
+    def opened(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Deliver a plaintext, or keep it until it is whole. Raises BadDatagram."""
         if plaintext and plaintext[0] == Inner.FRAGMENT:
             whole = peer.fragments.add(plaintext[1:], self._host.now())
             if whole is None:
                 return
             plaintext = whole
-        self._deliver(peer, plaintext, endpoint)
+        self._deliver(peer, plaintext, path)
 
     def _be_reborn(self, peer: Peer, reborn: Reborn) -> None:
         """A new process of this peer has proved itself: nothing its old one sent counts any more."""
         peer.reborn = None
         peer.instance, peer.joined = reborn.instance, reborn.joined
         peer.declared = ()
-        peer.endpoint = None
+        peer.path = None
+        peer.paths.clear()
         peer.up = False
         peer.session.keep_only(reborn.keypair)
         self._drop_stale_indices(peer)
         self.restarted(peer)
 
     def open_batch(
-        self, buffer: memoryview, size: int, endpoint: Endpoint | None, hops: int
+        self, buffer: memoryview, size: int, path: Path | None, hops: int, skip: int = 0
     ) -> tuple[Peer, list[bytes], list[bytes]] | None:
-        """Open transport packets that came together from `endpoint`, or over the overlay: their peer, their
-        plaintexts, and those datagrams that `receive` must judge. None when it must judge them all: only a session in
-        its steady state is served here, so that whatever changes it happens in one place."""
-        entry = self._by_index.get(int.from_bytes(buffer[_INDEX_BYTES], "big"))
+        """Open transport packets that came together by `path`, or over the overlay: their peer, their plaintexts, and
+        those datagrams that `receive` must judge. None when it must judge them all: only a session in its steady
+        state is served here, so that whatever changes it happens in one place. Each of the `size` bytes begins with
+        `skip` that are not the packet's."""
+        entry = self._by_index.get(int.from_bytes(buffer[4 + skip : 8 + skip], "big"))
         if entry is None or size > MAX_MESSAGE_BYTES:
             return None
         peer, keypair = entry
         now = self._host.now()
-        if not peer.up or peer.endpoint != endpoint or not peer.session.is_current(keypair, now):
+        if (
+            not peer.up
+            or (peer.path != path and path is not None and path not in peer.paths)
+            or not peer.session.is_current(keypair, now)
+        ):
             return None
-        plaintexts, refused = keypair.open_all(buffer, size)
+        plaintexts, refused = keypair.open_all(buffer, size, skip)
         if plaintexts:
-            if endpoint is None:
+            if path is not None:
+                peer.came_by(path, now)
+            elif peer.path is None:
                 peer.hops = hops
             peer.rx_bytes += len(buffer) - sum(map(len, refused))
             peer.heard(now)
@@ -186,7 +228,7 @@ class Sessions:
 
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes]) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent."""
-        if peer.endpoint is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
+        if peer.path is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
             sent = [self.send(peer, plaintext, expects_answer=True) for plaintext in plaintexts]
             return any(sent)
         now = self._host.now()
@@ -198,14 +240,14 @@ class Sessions:
         if peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += sum(map(len, datagrams))
-        self.carry_batch(datagrams, peer.endpoint, peer.id)
+        self.carry_batch(datagrams, peer.path, peer.id)
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
 
     def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
-        if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.endpoint is not None:
+        if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.path is not None:
             return all(
                 [
                     self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer)
@@ -214,9 +256,19 @@ class Sessions:
             )
         return self._send_one(peer, plaintext, expects_answer)
 
-    def _carry_each(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
+    def send_by(self, peer: Peer, path: Path | None, plaintext: bytes) -> bool:
+        """Seal, and send by a path that need not be the one in use; False when there are no keys fit for sending."""
+        try:
+            datagram = peer.session.seal(plaintext, self._host.now())
+        except NoKeypair:
+            return False
+        peer.tx_bytes += len(datagram)
+        self._carry(datagram, path, peer.id)
+        return True
+
+    def _carry_each(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int) -> None:
         for datagram in datagrams:
-            self._carry(datagram, endpoint, peer_id)
+            self._carry(datagram, path, peer_id)
 
     def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool) -> bool:
         now = self._host.now()
@@ -228,7 +280,7 @@ class Sessions:
         if expects_answer and peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += len(datagram)
-        self._carry(datagram, peer.endpoint, peer.id)
+        self._carry(datagram, peer.path, peer.id)
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True

@@ -95,6 +95,13 @@ class UdpHost:
         else:
             self.counters["udp_send_no_socket"] += len(datagrams)
 
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+        port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        if port is not None:
+            port.send_run(to, buffer, size)
+        else:
+            self.counters["udp_send_no_socket"] += -(-len(buffer) // size)
+
     def local_endpoints(self) -> Sequence[Endpoint]:
         return self._local
 

@@ -62,6 +62,18 @@ class Port:
             for datagram in datagrams:
                 self._send(to, (datagram,))
 
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+        """As `send_batch`, for datagrams of `size` bytes that lie one behind the other; the last may be shorter."""
+        if self.takes_segments and not self.queue and size < len(buffer):
+            arrival = self.arrivals.get(to) if self.arrivals else None
+            notes = [*(arrival[1] if arrival is not None else ()), segment_note(size)]
+            try:
+                self.socket.sendmsg((buffer,), notes, 0, to)
+                return
+            except OSError:
+                pass  # Full, or refused: the ordinary way, datagram by datagram, waits or says why.
+        self.send_batch(to, [bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)])
+
     def note_arrivals(self, wanted: bool) -> None:
         """On a machine with several addresses, answer each peer from the address it wrote to: an answer from
         another would not get back in through the peer's NAT."""

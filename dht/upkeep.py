@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from dht.checks import Checked
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
@@ -41,6 +42,7 @@ from dht.messages import (
 )
 from dht.near import Place, digest
 from dht.parts import Parts
+from dht.path import Path, Tunnel, endpoint_of, kind_of
 from dht.peer import Peer
 
 log = logging.getLogger(__name__)
@@ -64,8 +66,12 @@ class Upkeep:
         self._alarmed_at = self._logged_at = float("-inf")
         self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
         self._expiry_timer: Timer | None = None
+        self._proving: set[tuple[int, Path]] = set()
         parts.sessions.came_up = self._came_up
         parts.sessions.roamed = self._roamed
+        parts.sessions.unproven = self._unproven
+        parts.sessions.removed = self._removed
+        parts.tunnels.lost = self._tunnel_lost
         parts.sessions.restarted = parts.near.restarted
         parts.handshakes.duplicate = self._duplicate
         parts.handshakes.tell_duplicate = self._tell_duplicate
@@ -121,32 +127,77 @@ class Upkeep:
         wait_s = EXPIRY_CHECK_S if left_s <= 0 else min(left_s + 1.0, 24 * EXPIRY_CHECK_S)
         self._expiry_timer = self._host.call_later(wait_s, self._check_expiry)
 
-    def _came_up(self, peer: Peer, endpoint: Endpoint | None) -> None:
+    def _came_up(self, peer: Peer, path: Path | None) -> None:
         self._parts.handshakes.settle(peer)
-        if endpoint is not None:
-            log.debug("edge to %s (%s) at %s", peer.member.name, short(peer.id), endpoint)
+        if path is not None:
+            log.debug("edge to %s (%s) by %s", peer.member.name, short(peer.id), path)
             self._parts.acquaintances.edge_up(peer)
             self._parts.near.edge_up(peer)
 
     def _roamed(self, peer: Peer) -> None:
         self._counters["peer_roamed"] += 1
-        log.info("%s moved to %s", peer.member.name, peer.endpoint)
+        log.info("%s moved to %s", peer.member.name, peer.path)
+
+    def _unproven(self, peer: Peer, path: Path) -> None:
+        """A peer writes to us by a path better than ours to it: use that one if it works both ways."""
+        if (peer.id, path) in self._proving:
+            return
+        self._proving.add((peer.id, path))
+
+        def checked(answer: Checked | None) -> None:
+            self._proving.discard((peer.id, path))
+            if answer is not None and peer.up and kind_of(path) < kind_of(peer.path):
+                self._parts.sessions.use(peer, path)
+
+        self._parts.checks.check(peer, path, checked)
+
+    def _removed(self, peer: Peer) -> None:
+        self._parts.relay.gone(peer)
+        self._parts.tunnels.gone(peer)
+
+    def _tunnel_lost(self, tunnel: Tunnel, far_id: int) -> None:
+        """A tunnel is gone with its relay: find another way to who was at its far end."""
+        peer = self._parts.sessions.peers.get(far_id)
+        if peer is None:
+            return
+        peer.paths.pop(tunnel, None)
+        if peer.path == tunnel:
+            self.path_lost(peer)
+
+    def path_lost(self, peer: Peer) -> None:
+        """The path in use to `peer` is gone, and it need not be dead: the overlay takes over, and another path is
+        sought at once where the ring needs one."""
+        needed = peer.id in self._parts.near.lists
+        contact = peer.contact()
+        peer.path = None
+        peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
+        self._counters["path_lost"] += 1
+        self._removed(peer)
+        self._parts.fingers.lost(peer.id)
+        self._parts.near.edge_down(peer, dead=False)
+        if needed:
+            self._parts.linker.link(contact)
 
     def _edge_lost(self, peer: Peer, dead: bool) -> None:
         """A peer no longer answers (`dead`), or its edge lapsed because neither end needs it."""
+        if dead and isinstance(peer.path, Tunnel):
+            self.path_lost(peer)  # as likely its relay's fault
+            return
         if not dead:
             self._parts.exchange.tell(peer, Lapse())
-        endpoint, peer.endpoint = peer.endpoint, None
+        path, peer.path = peer.path, None
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
-        if endpoint is None or self._host.now() - peer.demand_at > IN_USE_S:
+        if path is None or self._host.now() - peer.demand_at > IN_USE_S:
             self._parts.sessions.remove(peer)
-        elif dead:
-            self._parts.liveness.probe(peer)  # it may answer over the overlay
-        if endpoint is not None:
+        else:
+            self._removed(peer)
+            if dead:
+                self._parts.liveness.probe(peer)  # it may answer over the overlay
+        if path is not None:
             log.debug("edge to %s (%s) %s", peer.member.name, short(peer.id), "lost" if dead else "lapsed")
             self._counters["edge_lost" if dead else "edge_lapsed"] += 1
             if dead:
-                self._parts.acquaintances.edge_lost(peer, endpoint)
+                self._parts.acquaintances.edge_lost(peer, endpoint_of(path))
             self._parts.fingers.lost(peer.id)
             self._parts.near.edge_down(peer, dead=dead)
             if not self._parts.has_member():
@@ -157,7 +208,7 @@ class Upkeep:
         log.warning("asleep for %.0f s: joining again", gap_s)
         self._counters["slept"] += 1
         for peer in list(self._parts.sessions.peers.values()):
-            if peer.endpoint is not None:
+            if peer.path is not None:
                 self._parts.acquaintances.edge_lost(peer, peer.endpoint)
             self._parts.sessions.remove(peer)
         self._parts.fingers.stop()
@@ -192,6 +243,8 @@ class Upkeep:
         if peer.id in lists.adjacent():
             return ADJACENT_S
         if peer.id in lists or peer.id in self._parts.fingers or not self._parts.near.joined or lists.alone:
+            return EDGE_S
+        if self._parts.tunnels.through(peer.id):
             return EDGE_S
         return None
 
@@ -250,7 +303,7 @@ class Upkeep:
     def _on_leave(self, incoming: Incoming, message: Leave | Lapse) -> None:
         peer = incoming.peer
         assert peer is not None
-        was_edge = peer.endpoint is not None
+        was_edge = peer.path is not None
         self._parts.sessions.remove(peer)
         if was_edge:
             self._parts.fingers.lost(peer.id)
@@ -266,7 +319,7 @@ class Upkeep:
         index = int.from_bytes(message.head[4:], "big")
         self._parts.handshakes.unreachable(message.id, index)
         peer = self._parts.sessions.peers.get(message.id)
-        if peer is None or peer.endpoint is not None or not peer.up or peer.probes:
+        if peer is None or peer.path is not None or not peer.up or peer.probes:
             return
         if index in {pair.remote_index for pair in peer.session.keypairs()}:
             self._parts.liveness.probe(peer)
@@ -277,7 +330,7 @@ class Upkeep:
             self._counters["no_session_unfounded"] += 1
             return
         if not self._parts.handshakes.pending(peer.id):
-            self._parts.handshakes.begin(peer.contact(), (peer.endpoint,))
+            self._parts.handshakes.begin(peer.contact(), (peer.path,))
 
     def _on_store(self, incoming: Incoming, message: Store) -> Stored:
         return self._parts.replicas.asked_to_store(message)

@@ -252,6 +252,10 @@ class SimHost:
         for datagram in datagrams:
             self.send(to, datagram)
 
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+        for start in range(0, len(buffer), size):
+            self.send(to, bytes(buffer[start : start + size]))
+
     def local_endpoints(self) -> Sequence[Endpoint]:
         return (self.endpoint,)
 

@@ -42,6 +42,12 @@ from dht.messages import (
     Store,
     Stored,
     Suspect,
+    TunnelAccepted,
+    TunnelClosed,
+    TunnelGranted,
+    TunnelOffer,
+    TunnelRefused,
+    TunnelRequest,
     Unchanged,
     Unreachable,
     pack_control,
@@ -60,6 +66,7 @@ TYPES: list[type[Message]] = [
 
 ids = st.integers(0, RING - 1)
 hops = st.integers(0, 255)
+labels = st.integers(0, (1 << 32) - 1)
 endpoints = st.builds(Endpoint, addresses, st.integers(1, 65535))
 contacts = st.builds(
     Contact,
@@ -72,6 +79,12 @@ records = st.binary(min_size=1, max_size=50) | st.just(bytes(MAX_RECORD_BYTES))
 
 MESSAGES: dict[type[Message], SearchStrategy[Message]] = {
     Ping: st.builds(Ping, st.booleans()),
+    TunnelRequest: st.builds(TunnelRequest, contacts, st.booleans()),
+    TunnelGranted: st.builds(TunnelGranted, labels),
+    TunnelRefused: st.builds(TunnelRefused, hops),
+    TunnelOffer: st.builds(TunnelOffer, ids, labels),
+    TunnelAccepted: st.just(TunnelAccepted()),
+    TunnelClosed: st.builds(TunnelClosed, labels),
     Pong: st.builds(Pong, st.booleans(), st.none() | endpoints, hops),
     Find: st.builds(Find, ids),
     FindFor: st.builds(FindFor, ids),

@@ -143,16 +143,26 @@ def test_every_combination_delivers_the_same(alice: str, bob: str, batching: tup
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("tunnel", [True, False])
 @pytest.mark.parametrize("batching", list(product((True, False), repeat=3)))
-def test_the_same_through_a_relay(batching: tuple[bool, ...]) -> None:
+def test_the_same_through_a_relay(batching: tuple[bool, ...], tunnel: bool) -> None:
     async def scene() -> None:
         ends = Ends(ALL_OFFLOADS, ALL_OFFLOADS, batching, relayed=True)
+        for node in ends.nodes:
+            node.ring.parts.relay.willing = tunnel
+
+        def path(here: int, there: int) -> str | None:
+            peer = ends.nodes[here].peer(ends.identities[there].member.id)
+            return None if peer is None else peer.path
+
         try:
             await ends.connect()
+            if tunnel:
+                await until(lambda: path(0, 1) == path(1, 0) == "proxy")
             expected = []
             for made in map(ends.addressed, TRAFFIC):
                 size = made.size
-                if made.tcp and not made.ip_options:
+                if made.tcp and not made.ip_options and not tunnel:
                     size = min(size, ROUTED_PLAINTEXT_BYTES - SEGMENT_BYTES - made.transport - 20 - len(made.options))
                 expected += slow_segments(made.packet, size)
                 ends.taps[0].inject_virtual(made.frame)
@@ -160,8 +170,12 @@ def test_the_same_through_a_relay(batching: tuple[bool, ...]) -> None:
             assert sorted(ends.arrived()) == sorted(expected)
             peer = ends.nodes[1].peer(ends.identities[0].member.id)
             assert peer is not None
-            assert (peer.path, peer.hops) == ("overlay", 2)
-            assert ends.nodes[2].counters["envelopes_relayed"] >= len(expected)
+            assert (peer.path, peer.hops) == ("proxy" if tunnel else "overlay", 2)
+            if tunnel:
+                (circuit,) = ends.nodes[2].ring.parts.relay.circuits
+                assert circuit.octets > sum(map(len, expected))
+            else:
+                assert ends.nodes[2].counters["envelopes_relayed"] >= len(expected)
             assert sum(node.counters["bad_datagram"] + node.counters["inner_malformed"] for node in ends.nodes) == 0
         finally:
             ends.close()

@@ -74,7 +74,6 @@ def test_two_hosts_with_no_wire_between_them_exchange_100_mb_that_the_relay_cann
         eight.lab.mend(getter, giver)
 
 
-@pytest.mark.xfail(reason="ring neighbours have no tunnel edge yet (DESIGN, section 5)", strict=True)
 def test_ring_neighbours_with_no_wire_between_them_reach_each_other(eight: RealNetwork) -> None:
     pairs = list(zip(eight.ring[::2], eight.ring[1::2], strict=True))
     try:

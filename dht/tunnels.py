@@ -1,0 +1,186 @@
+"""The tunnels that end at this node: asked of a relay, offered by one, used as paths, and gone with the relay's edge.
+
+    open -> several relays asked, the likeliest first, a few at a time -> the first that grants | none did
+
+Which relays to ask is the caller's choice. What comes through a tunnel is an ordinary datagram of the far end, by the
+path `Tunnel(via, label)`. The relay's own side is `dht.relay`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dht.contact import Contact
+from dht.errors import BadDatagram, StaleDatagram
+from dht.exchange import Exchange, Incoming, Way
+from dht.host import Endpoint, Host
+from dht.messages import (
+    Message,
+    TunnelAccepted,
+    TunnelClosed,
+    TunnelGranted,
+    TunnelOffer,
+    TunnelRefused,
+    TunnelRequest,
+)
+from dht.path import TUNNEL_HEADER_BYTES, Tunnel
+from dht.peer import Peer
+from dht.relay import Refusal
+from dht.sessions import Sessions
+
+MAX_TUNNELS = 1024
+MAX_TUNNELS_A_RELAY = 96
+ASK_AT_ONCE = 3
+REQUEST_TIMEOUTS_S = (1.5, 2.5)  # the relay may have to link to the far end first
+
+
+class End(NamedTuple):
+    """One tunnel that ends here."""
+
+    via: Peer
+    far_id: int
+
+
+class Tunnels:
+    """The tunnels of one node. `lost(tunnel, far_id)` is told when one is gone."""
+
+    def __init__(self, host: Host, me: int, sessions: Sessions, exchange: Exchange, counters: Counter[str]) -> None:
+        self._host, self._me = host, me
+        self._sessions, self._exchange, self._counters = sessions, exchange, counters
+        self._ends: dict[int, End] = {}  # by label
+        self.lost: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
+        self.offered: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
+        exchange.handle(TunnelOffer, Way.SESSION, self._on_offer)
+        exchange.handle(TunnelClosed, Way.SESSION, self._on_closed)
+
+    def open(
+        self, target: Contact, relays: Sequence[Peer], done: Callable[[Tunnel | None], None], *, dial: bool = True
+    ) -> None:
+        """Ask `relays`, in this order, for a tunnel to `target`; `done` gets the first that is granted, once. With
+        `dial`, a relay that has no edge to the target tries to make one."""
+        waiting = list(relays)
+        asked = 0
+        finished = False
+
+        def ask() -> None:
+            nonlocal asked
+            while waiting and asked < ASK_AT_ONCE:
+                relay = waiting.pop(0)
+                asked += 1
+                self.ask(relay, target, answered, dial=dial)
+            if asked == 0 and not finished:
+                finish(None)
+
+        def answered(tunnel: Tunnel | None) -> None:
+            nonlocal asked
+            asked -= 1
+            if finished:
+                return  # one more way, which is known now
+            if tunnel is not None:
+                finish(tunnel)
+            else:
+                ask()
+
+        def finish(tunnel: Tunnel | None) -> None:
+            nonlocal finished
+            finished = True
+            done(tunnel)
+
+        ask()
+
+    def ask(self, relay: Peer, target: Contact, done: Callable[[Tunnel | None], None], *, dial: bool = True) -> None:
+        """Ask one relay for a tunnel to `target`."""
+        if not relay.up or not isinstance(relay.path, Endpoint) or relay.id == target.id:
+            done(None)
+            return
+
+        def answered(answer: Message | None) -> None:
+            if isinstance(answer, TunnelGranted) and self._keep(answer.label, relay, target.id):
+                done(Tunnel(relay.id, answer.label))
+                return
+            if isinstance(answer, TunnelRefused):
+                self._counters[f"tunnel_refused_{_reason(answer.reason)}"] += 1
+            done(None)
+
+        request = TunnelRequest(target, dial)
+        self._exchange.ask(relay, request, (TunnelGranted, TunnelRefused), answered, REQUEST_TIMEOUTS_S)
+
+    def end(self, label: int, source: Endpoint) -> tuple[Tunnel, int]:
+        """The tunnel that a datagram from `source` came through, and who is at its far end. Raises BadDatagram."""
+        end = self._ends.get(label)
+        if end is None:
+            raise StaleDatagram(f"no tunnel has label {label:08x}")
+        if end.via.path != source:
+            raise BadDatagram(f"a tunnel's datagram came from {source}, not from its relay")
+        return Tunnel(end.via.id, label), end.far_id
+
+    def relay_of(self, tunnel: Tunnel) -> Endpoint | None:
+        """Where datagrams for `tunnel` are sent; None when it is gone."""
+        end = self._ends.get(tunnel.label)
+        if end is None or end.via.id != tunnel.via or not isinstance(end.via.path, Endpoint):
+            return None
+        return end.via.path
+
+    def to(self, far_id: int) -> list[Tunnel]:
+        """The tunnels to one node."""
+        return [Tunnel(end.via.id, label) for label, end in self._ends.items() if end.far_id == far_id]
+
+    def through(self, relay_id: int) -> bool:
+        """Whether any tunnel runs through this relay, so that its edge must be kept."""
+        return any(end.via.id == relay_id for end in self._ends.values())
+
+    def gone(self, relay: Peer) -> None:
+        """The edge to a relay is gone, or no longer direct: so are its tunnels."""
+        for label, end in list(self._ends.items()):
+            if end.via.id == relay.id:
+                self._drop(label)
+
+    def _keep(self, label: int, relay: Peer, far_id: int) -> bool:
+        held = self._ends.get(label)
+        if held is not None:
+            if held.via is relay and held.far_id == far_id:
+                return True
+            if held.via.id != relay.id:
+                self._counters["tunnel_label_taken"] += 1
+                return False
+            self._drop(label)
+        if (
+            len(self._ends) >= MAX_TUNNELS
+            or sum(end.via is relay for end in self._ends.values()) >= MAX_TUNNELS_A_RELAY
+        ):
+            self._counters["tunnel_table_full"] += 1
+            return False
+        self._ends[label] = End(relay, far_id)
+        return True
+
+    def _drop(self, label: int) -> None:
+        end = self._ends.pop(label, None)
+        if end is not None:
+            self.lost(Tunnel(end.via.id, label), end.far_id)
+
+    def _on_offer(self, incoming: Incoming, message: TunnelOffer) -> Message:
+        relay = incoming.peer
+        assert relay is not None
+        fit = isinstance(relay.path, Endpoint) and message.source not in (self._me, relay.id)
+        if not fit or not self._keep(message.label, relay, message.source):
+            return TunnelRefused(Refusal.FAR_END)
+        self.offered(Tunnel(relay.id, message.label), message.source)
+        return TunnelAccepted()
+
+    def _on_closed(self, incoming: Incoming, message: TunnelClosed) -> None:
+        end = self._ends.get(message.label)
+        if end is not None and end.via.id == incoming.source:
+            self._drop(message.label)
+
+
+def split_tunnelled(datagram: bytes) -> tuple[int, bytes]:
+    """The label and the datagram within. Raises BadDatagram."""
+    if len(datagram) <= TUNNEL_HEADER_BYTES or datagram[1:4] != bytes(3):
+        raise BadDatagram("a tunnel's datagram without what belongs inside")
+    return int.from_bytes(datagram[4:8], "big"), datagram[TUNNEL_HEADER_BYTES:]
+
+
+def _reason(reason: int) -> str:
+    return Refusal(reason).name.lower() if reason in Refusal._value2member_map_ else "otherwise"
