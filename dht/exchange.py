@@ -109,7 +109,7 @@ class Exchange:
         """A control message came over a session. Raises BadDatagram."""
 
         def reply(kind: Kind, transaction: int, message: Message) -> None:
-            self._sessions.send(peer, _CONTROL + pack_control(message, kind, transaction))
+            self._sessions.answer(peer, _CONTROL + pack_control(message, kind, transaction), path)
 
         self._take(data, Way.SESSION, peer.id, peer, endpoint_of(path), peer.hops, reply)
 

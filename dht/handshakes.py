@@ -237,11 +237,10 @@ class Handshakes:
         # Our question went there and the answer came from there: this path is proven, which a better one need not be.
         fresh = path is not None and path != peer.path and (not peer.up or kind_of(path) <= kind_of(peer.path))
         if fresh:
-            peer.path = path
-            peer.hops = 1
+            peer.take(path, now)
         if payload.observed is not None and isinstance(path, Endpoint):
             self.observed(payload.observed, path)
-        peer.heard(now)
+        peer.heard(path, now)
         peer.measured(now - attempt.sent_at)
         newly_up = not peer.up or fresh
         peer.up = True

@@ -102,10 +102,15 @@ class Linker:
         self._linking.clear()
 
     def link(
-        self, contact: Contact, done: Callable[[Peer | None], None] | None = None, *, direct_only: bool = False
+        self,
+        contact: Contact,
+        done: Callable[[Peer | None], None] | None = None,
+        *,
+        direct_only: bool = False,
+        at_once: bool = False,
     ) -> None:
         """Seek an edge to `contact`; `done` is called once, perhaps at once, with the peer or None. With `direct_only`,
-        no tunnel is sought, but the edge may be one that was there."""
+        no tunnel is sought, but the edge may be one that was there; `at_once`, a tunnel is sought from the start."""
         peer = self._edge(contact.id)
         endpoints = self._worth_dialling(contact)
         hopeless = not endpoints and (direct_only or not contact.endpoints)
@@ -129,7 +134,7 @@ class Linker:
             return
         linking = self._linking[key] = _Linking(contact, direct_only, [] if done is None else [done])
         if not direct_only:
-            self._tunnel_later(linking, TUNNEL_AFTER_S if endpoints else 0.0)
+            self._tunnel_later(linking, 0.0 if at_once or not endpoints else TUNNEL_AFTER_S)
         if endpoints:
             self._handshakes.begin(contact, endpoints, lambda peer, reason: self._dialled(linking))
             self._host.call_later(ASK_TO_DIAL_AFTER_S, lambda: self._ask_to_dial(contact))
@@ -233,6 +238,8 @@ class Linker:
             linking.tunnel_timer.cancel()
         if peer is None:
             self.shun(contact)
+        else:
+            self.forgive(contact)
         for done in linking.waiting:
             done(peer)
 

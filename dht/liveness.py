@@ -1,4 +1,4 @@
-"""Finds out which peers are still there, at little cost when idle and quickly under traffic.
+"""Finds out which peers are still there, by the path in use, at little cost when idle and quickly under traffic.
 
     quiet -> (something that calls for an answer had none for SUSPECT_AFTER_S, or the edge's interval is over)
           -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
@@ -27,8 +27,8 @@ SLEPT_S = 15.0
 
 class Liveness:
     """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it;
-    `lost(peer, dead)`: it no longer answers, or the edge lapsed; `slept(gap_s)`: this machine was asleep;
-    `ping(peer)` sends one."""
+    `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed; `slept(gap_s)`: this machine was
+    asleep; `ping(peer)` sends one."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Liveness:
             if now - peer.heard_at > IDLE_PEER_S:
                 self._sessions.remove(peer)
             return
-        silent_s = now - peer.heard_at
+        silent_s = now - peer.path_heard_at
         if silent_s < ADJACENT_S and peer.unanswered_at is None and peer.probes == 0:
             return  # nearly always
         if peer.probes > 0:

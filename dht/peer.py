@@ -12,7 +12,7 @@ from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
 from dht.fragments import Reassembly
 from dht.host import Endpoint
-from dht.path import Path, endpoint_of
+from dht.path import Path, endpoint_of, kind_of
 from dht.session import Keypair, Session
 
 MAX_PATHS = 12
@@ -42,6 +42,7 @@ class Peer:
         "joined",
         "member",
         "path",
+        "path_heard_at",
         "paths",
         "ping_at",
         "probes",
@@ -74,6 +75,7 @@ class Peer:
         self.told_joined = False  # the peer knows that this node is a member
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
+        self.path_heard_at = now  # by the path in use
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
@@ -106,11 +108,28 @@ class Peer:
         endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
 
-    def heard(self, now: float) -> None:
+    def heard(self, path: Path | None, now: float) -> None:
+        """A packet came. Only the path in use is any the better for what came by it."""
         self.heard_at = now
+        if path == self.path:
+            self.path_heard_at = now
+            self.unanswered_at = None
+            self.probes = 0
+            self.suspect = False
+
+    def take(self, path: Path | None, now: float) -> None:
+        """Use another path from now on; what was unanswered on the old one says nothing about it."""
+        self.path = path
+        self.hops = 1
+        self.path_heard_at = now
         self.unanswered_at = None
         self.probes = 0
         self.suspect = False
+
+    def others(self, since: float) -> list[Path]:
+        """The paths not in use by which packets came since then, the best kind first, of a kind the latest."""
+        found = [path for path, at in reversed(self.paths.items()) if path != self.path and at >= since]
+        return sorted(found, key=kind_of)
 
     def measured(self, rtt_s: float) -> None:
         """Smooths round trips as TCP does (RFC 6298, alpha = 1/8)."""

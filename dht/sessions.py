@@ -7,8 +7,9 @@ overlay. What a packet that authenticates says about paths:
 |--------------------------|--------------------------|------|
 | any path                 | none, the session is new | use it: the handshake went there and back |
 | an unknown endpoint      | direct                   | the peer moved: use it |
-| any unknown path         | worse than that          | `unproven(peer, path)`: to be checked both ways first |
-| a known one, or a check  | anything                 | nothing: the peer may choose or try other paths than we do |
+| any path                 | worse than that          | `unproven(peer, path)`: to be checked both ways first |
+| any path                 | better than that         | `doubtful(peer, path)`: why does the peer not use ours? |
+| any path, and is a check | anything                 | nothing: the peer only tries it |
 
 Handshakes are `dht.handshakes`' work.
 """
@@ -66,6 +67,7 @@ class Sessions:
         self.restarted: Callable[[Peer], None] = lambda peer: None
         self.roamed: Callable[[Peer], None] = lambda peer: None
         self.unproven: Callable[[Peer, Path], None] = lambda peer, path: None
+        self.doubtful: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.removed: Callable[[Peer], None] = lambda peer: None
 
     def edges(self) -> Iterator[Peer]:
@@ -136,13 +138,16 @@ class Sessions:
         if len(plaintext) > MAX_MESSAGE_BYTES:
             raise BadDatagram(f"a plaintext of {len(plaintext)} bytes, more than {MAX_MESSAGE_BYTES}")
         peer.rx_bytes += len(datagram)
-        peer.heard(now)
         if peer.reborn is not None and keypair is peer.reborn.keypair:
             self._be_reborn(peer, peer.reborn)
         if path is None:
-            peer.hops = hops if peer.path is None else peer.hops
+            if peer.path is None:
+                peer.hops = hops
+            elif peer.up and plaintext[:1] != _CHECK:
+                self.doubtful(peer, path)
         else:
             self._came_by(peer, path, now, chosen=plaintext[:1] != _CHECK)
+        peer.heard(path, now)
         if not peer.up:
             peer.up = True
             self.came_up(peer, path)
@@ -156,22 +161,22 @@ class Sessions:
         if path == peer.path:
             return
         if not peer.up:
-            peer.path = path
-            peer.hops = 1
+            peer.take(path, now)
         elif not known and chosen and endpoint_of(path) is not None and peer.endpoint is not None:
             peer.paths.pop(peer.endpoint, None)  # nothing that left its old place arrives there any more
-            peer.path = path
+            peer.take(path, now)
             self.roamed(peer)
         elif chosen and kind_of(path) < kind_of(peer.path):
             self.unproven(peer, path)
+        elif chosen and kind_of(path) > kind_of(peer.path):
+            self.doubtful(peer, path)
 
     def use(self, peer: Peer, path: Path | None) -> None:
         """Write to `peer` by `path` from now on, which was proven both ways; None: over the overlay."""
         if path == peer.path:
             return
         was_edge = peer.path is not None
-        peer.path = path
-        peer.hops = 1
+        peer.take(path, self._host.now())
         if path is not None and not was_edge and peer.up:
             self.came_up(peer, path)
 
@@ -221,7 +226,7 @@ class Sessions:
             elif peer.path is None:
                 peer.hops = hops
             peer.rx_bytes += len(buffer) - sum(map(len, refused))
-            peer.heard(now)
+            peer.heard(path, now)
             if peer.session.wants_rekey(now, receiving=True):
                 self.renew(peer)
         return peer, plaintexts, refused
@@ -244,6 +249,12 @@ class Sessions:
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
+
+    def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool:
+        """As `send`, by the path that the question came by: who asks finds out whether that path works both ways."""
+        if path == peer.path or len(plaintext) > MAX_PLAINTEXT_BYTES:
+            return self.send(peer, plaintext)
+        return self.send_by(peer, path, plaintext)
 
     def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""

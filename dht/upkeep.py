@@ -54,6 +54,8 @@ MAX_FINDS_A_PEER = 8
 MAX_FINDS_FOR_OTHERS = 256
 EXPIRY_CHECK_S = 3600.0
 EXPIRY_SOON_S = 30 * 86400.0
+DOUBT_AFTER_S = 1.0  # a path that the peer does not use is doubted when nothing came by it for so long
+LATELY_S = 5.0  # a path by which something came this recently is worth using
 IN_USE_S = 30.0  # a peer with traffic this recent keeps its session when its edge dies
 
 
@@ -71,6 +73,7 @@ class Upkeep:
         parts.sessions.roamed = self._roamed
         parts.sessions.unproven = self._unproven
         parts.sessions.removed = self._removed
+        parts.sessions.doubtful = self._doubtful
         parts.tunnels.lost = self._tunnel_lost
         parts.sessions.restarted = parts.near.restarted
         parts.handshakes.duplicate = self._duplicate
@@ -151,6 +154,19 @@ class Upkeep:
 
         self._parts.checks.check(peer, path, checked)
 
+    def _doubtful(self, peer: Peer, path: Path | None) -> None:
+        """A peer writes to us by a path worse than ours to it: perhaps ours leads nowhere. If nothing came by it
+        either, do as the peer does until it proves itself again."""
+        doubted = peer.path
+        if doubted is None or self._host.now() - peer.path_heard_at < DOUBT_AFTER_S:
+            return
+        self._counters["path_doubted"] += 1
+        if path is not None:
+            self._parts.sessions.use(peer, path)
+            self._unproven(peer, doubted)
+        elif peer.probes == 0:
+            self._parts.liveness.probe(peer)
+
     def _removed(self, peer: Peer) -> None:
         self._parts.relay.gone(peer)
         self._parts.tunnels.gone(peer)
@@ -176,13 +192,21 @@ class Upkeep:
         self._parts.fingers.lost(peer.id)
         self._parts.near.edge_down(peer, dead=False)
         if needed:
-            self._parts.linker.link(contact)
+            self._parts.linker.link(contact, at_once=True)
 
     def _edge_lost(self, peer: Peer, dead: bool) -> None:
         """A peer no longer answers (`dead`), or its edge lapsed because neither end needs it."""
-        if dead and isinstance(peer.path, Tunnel):
-            self.path_lost(peer)  # as likely its relay's fault
-            return
+        if dead:
+            others = peer.others(self._host.now() - LATELY_S)
+            if others:
+                # It is there, but not by this path.
+                self._counters["path_switched"] += 1
+                log.info("%s is no longer reached by %s", peer.member.name, peer.path)
+                self._parts.sessions.use(peer, others[0])
+                return
+            if isinstance(peer.path, Tunnel):
+                self.path_lost(peer)  # as likely its relay's fault
+                return
         if not dead:
             self._parts.exchange.tell(peer, Lapse())
         path, peer.path = peer.path, None
@@ -198,8 +222,13 @@ class Upkeep:
             self._counters["edge_lost" if dead else "edge_lapsed"] += 1
             if dead:
                 self._parts.acquaintances.edge_lost(peer, endpoint_of(path))
+            needed = dead and peer.id in self._parts.near.lists
+            contact = peer.contact()
             self._parts.fingers.lost(peer.id)
             self._parts.near.edge_down(peer, dead=dead)
+            if needed:
+                # Perhaps only the path is dead: neighbours may still have one to it.
+                self._parts.linker.link(contact, at_once=True)
             if not self._parts.has_member():
                 self._parts.acquaintances.hurry()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -40,6 +41,10 @@ def relays(node: Node, other: Node) -> set[int]:
     """The relay of the path in use, or 0 when it is no tunnel."""
     tunnel = node.parts.sessions.peers[other.id].path if other.id in node.parts.sessions.peers else None
     return {tunnel.via if isinstance(tunnel, Tunnel) else 0}
+
+
+def both_through(one: Node, other: Node, alive: set[int]) -> bool:
+    return relays(one, other) | relays(other, one) <= alive
 
 
 def rtt_ms(world: World, node: Node, other: Node) -> float | None:
@@ -130,7 +135,7 @@ def test_when_the_relay_dies_another_takes_over(seed: int) -> None:
         world.crash(next(node for node in world.nodes if node.id == tunnel.via))
         world.engine.run_until(world.whole, limit_s=60)
         alive = {node.id for node in world.nodes}
-        world.engine.run_until(lambda alive=alive: relays(one, other) | relays(other, one) <= alive, limit_s=60)
+        world.engine.run_until(partial(both_through, one, other, alive), limit_s=60)
         assert rtt_ms(world, one, other) is not None, f"seed {seed}"
 
 
@@ -229,7 +234,7 @@ def test_a_label_from_elsewhere_moves_nothing() -> None:
 
 
 def test_a_tunnel_in_a_tunnel_is_refused() -> None:
-    world, relay, one, other = trio(1)
+    world, relay, _one, other = trio(1)
     (circuit,) = relay.parts.relay.circuits
     header = bytes((TUNNELLED, 0, 0, 0)) + circuit.label.to_bytes(4, "big")
     refused = other.counters["bad_datagram"]
