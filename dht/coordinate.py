@@ -4,7 +4,7 @@ The distance of two coordinates predicts the round trip between their owners: th
 which stands for the core of the network, plus both heights, which stand for the access links. Pings carry coordinates
 as 14 bytes of fixed-point numbers, so that NaN and infinity can't even be written. Nothing here decides where a node
 is: that is `shortcuts.vivaldi`. A peer's coordinate is a claim; only its range is checked.
-Source: Dabek, Cox, Kaashoek, Morris, "Vivaldi: a decentralized network coordinate system" (SIGCOMM 2004), section 5.4.
+Source: Dabek, Cox, Kaashoek, Morris, "Vivaldi: a decentralized network coordinate system" (SIGCOMM 2004).
 """
 
 from __future__ import annotations

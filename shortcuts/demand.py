@@ -6,7 +6,7 @@
 Every decision comes with its reason, for `why` and `shortcuts`. Pure: nothing is connected or trimmed here, only said.
 Sources: Brunet's ChotaConnectionOverlord (+1 a packet, -2 a second, the top 200 connected, once the score passes a
 threshold) and the OnDemandConnectionOverlord that replaced it (connected at the first packet, dropped after 450 s
-idle), davidiw/brunet; Ganguly et al., "WOW" (HPDC 2006), section IV.
+idle), davidiw/brunet; Ganguly et al., "WOW" (HPDC 2006).
 """
 
 from __future__ import annotations

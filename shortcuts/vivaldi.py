@@ -12,7 +12,7 @@ and a liar pulls no harder than an honest neighbour. Pure: never sends, never re
 claims, their range checked in `dht.coordinate`; round trips are our own measurements, which a peer can only lengthen.
 
 Sources: Dabek et al., "Vivaldi" (SIGCOMM 2004); Ledlie, Gardner, Seltzer, "Network coordinates in the wild"
-(NSDI 2007), sections 4 and 5.
+(NSDI 2007).
 """
 
 from __future__ import annotations
