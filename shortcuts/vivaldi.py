@@ -55,7 +55,7 @@ VIOLATION_TIMES: Final = 3.0
 MAX_VIOLATORS: Final = 0.25  # of the neighbours; when more don't fit, it is us
 
 SMOOTHING: Final = 0.05  # of the mean position that the stable coordinate follows
-NEWS_SHARE: Final = 0.3  # of the round trip to the nearest neighbour: what the mean must have moved by to be news
+NEWS_SHARE: Final = 0.1  # of the round trip to the nearest neighbour: what the mean must have moved by to be news
 NEWS_MS: Final = 1.0  # and at least by this
 
 

@@ -60,7 +60,7 @@ def test_a_newcomer_finds_its_place_among_nodes_that_know_theirs(seed: int) -> N
 def test_nodes_that_all_begin_at_the_origin_part_and_find_their_places() -> None:
     rng = Random(SEED)
     latency = Euclid([(rng.uniform(0, 100), rng.uniform(0, 100)) for _ in range(60)])
-    found = accuracy(60, latency, SEED, rounds=20)
+    found = accuracy(60, latency, SEED, rounds=12)
     print(f"seed {SEED}: median error {statistics.median(found.told):.3f}")
     assert statistics.median(found.told) < 0.05
     assert statistics.median(found.stable) < 0.08
