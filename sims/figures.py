@@ -3,6 +3,7 @@
     python -m sims.figures lookups --nodes 1000 --matrix FILE     hops, failures and time of lookups; time to join
     python -m sims.figures idle --nodes 100 --matrix FILE         what an idle node sends and receives
     python -m sims.figures cold --nodes 100 --matrix FILE         first packet to first reply, nothing cached
+    python -m sims.figures vivaldi --nodes 490 --matrix FILE      how well coordinates predict round trips
 
 FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
 apart. Product nodes with real cryptography; one seed gives one run.
@@ -30,6 +31,7 @@ from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
 from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
+from sims.coordinates import JOIN_SAMPLES, ROUNDS, accuracy
 from sims.engine import START, Engine
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
@@ -178,7 +180,7 @@ def quantiles(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
-    parser.add_argument("figure", choices=("lookups", "idle", "cold"))
+    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi"))
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
@@ -192,6 +194,15 @@ def main() -> None:
         print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
         print(f"ms a lookup: {quantiles(lookups.took_ms)}")
         print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
+        return
+    if asked.figure == "vivaldi":
+        found = accuracy(asked.nodes, latency, asked.seed)
+        told, stable, joiners = (
+            [100 * error for error in errors] for errors in (found.told, found.stable, found.joiners)
+        )
+        print(f"relative error of all pairs after {ROUNDS} rounds, %: {quantiles(told)}")
+        print(f"from stable coordinates, %: {quantiles(stable)}")
+        print(f"a joiner's median error after {JOIN_SAMPLES} samples, %: {quantiles(joiners)}")
         return
     vpn = VpnWorld(asked.nodes, latency, asked.seed)
     if asked.figure == "idle":

@@ -37,6 +37,7 @@ SHELLS = {
     "ipop.notify",
     "ipop.places",
     "ipop.tap_offload",
+    "sims.coordinates",
     "sims.engine",
     "sims.figures",
     "sims.world",
