@@ -13,7 +13,7 @@ from typing import Any
 
 from sims.lab.namespace import LabError, Namespace, end
 
-READY_LIMIT_S = 20.0
+READY_LIMIT_S = 60.0
 
 
 class LabNode:
