@@ -59,6 +59,10 @@ def refusal(namespaces: tuple[str, ...]) -> str | None:
         return f"{CLONE_DEVICE} is missing"
     if namespaces == BY_ROOT and os.geteuid() != 0:
         return "not root"
+    if namespaces == BY_ANYBODY:
+        made = subprocess.run([*namespaces, "true"], check=False, capture_output=True, text=True)
+        if made.returncode:
+            return f"this machine refuses user namespaces: {made.stderr.strip()}"
     tried = subprocess.run(
         [*namespaces, "ip", "tuntap", "add", "probe0", "mode", "tap"], check=False, capture_output=True, text=True
     )

@@ -55,7 +55,7 @@ def five() -> Iterator[Five]:
 
 
 def test_status_is_one_object_with_the_fields_that_programs_need(five: Five) -> None:
-    status = five.asking.status()
+    status = five.asking.ask_json("status")
     assert {"node", "ring", "peers", "counters"} <= set(status)
     assert {"name", "id", "addresses", "state", "uptime_s"} <= set(status["node"])
     assert (status["node"]["name"], len(status["node"]["id"])) == (five.asking.name, 40)

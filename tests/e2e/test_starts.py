@@ -232,7 +232,7 @@ def test_a_second_start_of_the_same_node_is_refused_and_the_first_goes_on(lab: L
         assert second.returncode == 1
         assert len(second.stderr.strip().splitlines()) == 1, second.stderr
         assert difference(before, residue(lab, host)) == []
-        assert first.status()["node"]["name"] == host.name
+        assert first.ask_json("status")["node"]["name"] == host.name
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "down"])
