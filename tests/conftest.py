@@ -17,7 +17,7 @@ settings.load_profile(PROFILE)
 # a supervisor to talk to, a folder of somebody's session.
 FOREIGN = (
     "COLUMNS", "LINES", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "NO_COLOR", "GITHUB_ACTIONS", "NOTIFY_SOCKET",
-    "JOURNAL_STREAM", "XDG_RUNTIME_DIR", "P2PVPN_LOG",
+    "JOURNAL_STREAM", "XDG_RUNTIME_DIR",
 )  # fmt: skip
 for foreign in FOREIGN:
     os.environ.pop(foreign, None)

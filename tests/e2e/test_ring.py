@@ -203,5 +203,6 @@ def test_a_stranger_gets_not_one_byte_back_and_fills_no_log(eight: RealNetwork, 
     for host in (victim, other):
         logged = eight.nodes[host.name].log().splitlines()[lines_before[host.name] :]
         took_s = time.monotonic() - start
-        assert len(logged) <= took_s + 1, "\n".join(logged[-20:])
+        # A line a second about the stranger, and perhaps a word about something else.
+        assert len(logged) <= took_s + 3, "\n".join(logged[-20:])
     eight.seconds_until_reply("alder", "elder", PATIENCE_S)
