@@ -1,8 +1,9 @@
 """How long tests wait, and what they make of the seconds that the product promises.
 
 A machine that does other things too is no bug. A test waits for a condition up to `PATIENCE_S`. Where the product
-promises seconds, the figure is reported at the end of the run, and insisted on with `SLACK`; P2PVPN_STRICT=1, for a
-quiet machine, insists on the promises themselves.
+promises seconds, the figure is reported at the end of the run, and insisted on with `SLACK`, half a minute at least:
+with 17 processes at two cores, starts that take half a second took eleven. P2PVPN_STRICT=1, for a quiet machine,
+insists on the promises themselves.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import os
 from collections.abc import Callable
 
 PATIENCE_S = 60.0
-SLACK = 1.0 if os.environ.get("P2PVPN_STRICT") == "1" else 5.0
+STRICT = os.environ.get("P2PVPN_STRICT") == "1"
+SLACK = 8.0
+LEAST_S = 30.0
 FIGURE = "figure"  # The name of the property under which a report carries one.
 
 
 def patient(promised_s: float) -> float:
     """The limit to insist on for what the product promises within `promised_s` seconds."""
-    return promised_s * SLACK
+    return promised_s if STRICT else max(LEAST_S, promised_s * SLACK)
 
 
 class Promises:

@@ -348,9 +348,11 @@ def test_a_ping_says_how_long_and_by_what_path() -> None:
 def test_a_node_that_left_is_unreachable_at_once_and_one_that_died_within_seconds(promises: Promises) -> None:
     async def program() -> None:
         async with nodes(3) as (first, second, third):
+            lost_before = first.node.counters["edge_lost"]
             second.close()
             while any(peer.id == second.id for peer in first.peers()):
                 await asyncio.sleep(0.01)
+            assert first.node.counters["edge_lost"] == lost_before, "it found out, instead of being told"
             started_at = time.monotonic()
             with pytest.raises(Unreachable, match="was not found or does not answer"):
                 await first.send(second.id, Note("are you there?"))

@@ -18,7 +18,7 @@ import pytest
 
 from sims.lab.lab import COMMAND, PORT, Lab, LabHost, wait_until
 from sims.lab.namespace import end
-from tests.patience import PATIENCE_S, Promises, patient
+from tests.patience import PATIENCE_S, Promises
 
 LIMIT_S = 2.0
 USAGE = 2  # The exit code of a wrong command line.
@@ -247,6 +247,7 @@ def test_a_node_that_ends_leaves_no_device_route_socket_or_file(lab: Lab, way: s
         assert all(
             during[what] != before[what] for what in ("devices", "addresses", "IPv4 routes", "IPv6 routes", "files")
         )
+        lost_before = other.status()["counters"].get("edge_lost", 0)
         start = time.monotonic()
         if way == "down":
             done = node.ask("down")
@@ -263,8 +264,9 @@ def test_a_node_that_ends_leaves_no_device_route_socket_or_file(lab: Lab, way: s
             """the peer knows that the node has left"""
             return host.name not in [known["name"] for known in other.ask_json("peers")]
 
-        # A graceful leave: the peer is told, and need not find out. That would take it some seconds.
-        wait_until(told, patient(1.0))
+        # A graceful leave: the peer is told, and need not find out.
+        wait_until(told, PATIENCE_S)
+        assert other.status()["counters"].get("edge_lost", 0) == lost_before
 
 
 def test_systemd_is_told_when_the_node_is_ready(lab: Lab, tmp_path: Path) -> None:
