@@ -37,7 +37,7 @@ install() { # PACKAGE... ; why they are needed has been said before
     fi
     echo "setup: installing $*"
     if [ $updated = no ]; then
-        apt-get -o DPkg::Lock::Timeout=300 update -qq || fail "'apt-get update' failed"
+        apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update -qq || fail "'apt-get update' failed"
         updated=yes
     fi
     # A policy that refuses keeps packages such as openssh-server from starting a service on this machine.
@@ -46,7 +46,7 @@ install() { # PACKAGE... ; why they are needed has been said before
         printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=yes
     fi
     # Another apt may be at work, as on a machine that has just started.
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
     [ $made = no ] || rm -f $policy
     [ $status = 0 ] || fail "'apt-get install $*' failed"
 }

@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 from hypothesis import settings
 
-# No deadline: a busy machine is no bug. No database: a run must not depend on what an earlier one left.
-settings.register_profile("p2pvpn", deadline=None, database=None, print_blob=True)
-settings.load_profile("p2pvpn")
+from tests.fuzzing import PROFILE
+from tests.patience import FIGURE, Promises
+
+settings.load_profile(PROFILE)
+
+# What a caller's shell may have set, and the commands under test would believe: colours and widths of their output,
+# a supervisor to talk to, a folder of somebody's session.
+FOREIGN = (
+    "COLUMNS", "LINES", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "NO_COLOR", "GITHUB_ACTIONS", "NOTIFY_SOCKET",
+    "JOURNAL_STREAM", "XDG_RUNTIME_DIR",
+)  # fmt: skip
+for foreign in FOREIGN:
+    os.environ.pop(foreign, None)
 
 # In CI root can do whatever a test needs, but for these reasons: data that isn't ours to ship, and tests of what
-# only somebody other than root is refused; nor is the root of a user namespace one who can do everything.
-MAY_SKIP = ("P2PVPN_DATA", "root may", "inside a user namespace")
+# only somebody other than root is refused; nor is the root of a user namespace one who can do everything, and some
+# machines have none to give.
+MAY_SKIP = ("P2PVPN_DATA", "root may", "inside a user namespace", "refuses user namespaces")
+
+
+@pytest.fixture
+def promises(record_property: Callable[[str, object], None]) -> Promises:
+    """Where a test says what it measured of what the product promises."""
+    return Promises(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows all figures that tests measured, whether they passed or not."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    figures = [
+        f"{report.nodeid.rpartition('::')[2]}: {value}"
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == FIGURE
+    ]
+    if figures:
+        terminalreporter.section("figures measured")
+        for figure in figures:
+            terminalreporter.line(figure)
 
 
 @pytest.hookimpl(wrapper=True)

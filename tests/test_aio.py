@@ -36,6 +36,8 @@ from dht.aio import (
     Value,
     join,
 )
+from dht.files import DirectoryStorage
+from dht.ids import id_bytes
 from dht.messages import Leave
 from dht.records import node_name
 from dht.udp import UdpHost
@@ -43,6 +45,7 @@ from ipop import embed
 from ipop.authority_files import init, issue
 from ipop.errors import SetupError
 from tests.identities import make_identities
+from tests.patience import PATIENCE_S, Promises
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1:0"
@@ -72,7 +75,7 @@ class OtherNote(Note):
     """Another type with the same code."""
 
 
-def run(program: Coroutine[Any, Any, T], limit_s: float = 60.0) -> T:
+def run(program: Coroutine[Any, Any, T], limit_s: float = 2 * PATIENCE_S) -> T:
     async def limited() -> T:
         async with asyncio.timeout(limit_s):
             return await program
@@ -119,8 +122,9 @@ def test_a_withdrawn_record_is_gone_at_once() -> None:
             await first.put("here", b"today")
             first.withdraw("here")
             first.withdraw("never put")
-            await asyncio.sleep(0.2)
-            assert await second.get("here") == []
+            while await second.get("here"):
+                await asyncio.sleep(0.01)
+            assert await first.get("here") == []
 
     run(program())
 
@@ -341,17 +345,20 @@ def test_a_ping_says_how_long_and_by_what_path() -> None:
     run(program())
 
 
-def test_a_node_that_left_is_unreachable_at_once_and_one_that_died_within_seconds() -> None:
+def test_a_node_that_left_is_unreachable_at_once_and_one_that_died_within_seconds(promises: Promises) -> None:
     async def program() -> None:
         async with nodes(3) as (first, second, third):
+            lost_before = first.node.counters["edge_lost"]
             second.close()
-            await asyncio.sleep(0.2)
+            while any(peer.id == second.id for peer in first.peers()):
+                await asyncio.sleep(0.01)
+            assert first.node.counters["edge_lost"] == lost_before, "it found out, instead of being told"
             started_at = time.monotonic()
             with pytest.raises(Unreachable, match="was not found or does not answer"):
                 await first.send(second.id, Note("are you there?"))
             with pytest.raises(Unreachable, match=f"'{second.member.name}'"):
                 await first.ping(second.member)
-            assert time.monotonic() - started_at < 3.0
+            promises.measured("one that left", time.monotonic() - started_at, 3.0)
             host_of(third).close()  # as after kill -9
             with pytest.raises(Unreachable):
                 await first.ping(third.id)
@@ -360,7 +367,7 @@ def test_a_node_that_left_is_unreachable_at_once_and_one_that_died_within_second
                 while True:
                     await first.send(third.id, Note("and you?"))
                     await asyncio.sleep(0.2)
-            assert time.monotonic() - died_at < 10.0
+            promises.measured("one that died", time.monotonic() - died_at, 10.0)
 
     run(program())
 
@@ -474,7 +481,10 @@ def free_port() -> int:
 def test_a_node_that_finds_nobody_says_so_and_claims_nothing() -> None:
     async def program() -> None:
         async with join(IDENTITIES[0], [f"127.0.0.1:{free_port()}"], listen=LOOPBACK) as lonely:
-            with pytest.raises(NotReady, match="not in its ring after 0.1 s: nobody has let it in yet"):
+            # On a machine that stood still meanwhile, it knows more already.
+            with pytest.raises(
+                NotReady, match="not in its ring after 0.1 s: (nobody has let it in yet|it is alone|no answer)"
+            ):
                 await lonely.ready(0.1)
             while lonely.state is not NodeState.ISOLATED:
                 await asyncio.sleep(0.1)
@@ -495,7 +505,8 @@ def test_closing_ends_every_wait(monkeypatch: pytest.MonkeyPatch) -> None:
             ping = asyncio.create_task(first.ping(second.id))
             message = asyncio.create_task(first.send(IDENTITIES[3].member.id, Note("x")))
             inbox = first.messages(Note)
-            await asyncio.sleep(0.05)
+            while len(first._waiting) < 2:
+                await asyncio.sleep(0)
             first.close()
             first.close()
             for task in (ping, message):
@@ -542,15 +553,18 @@ def test_bad_texts_are_refused() -> None:
 
 
 def test_a_node_with_a_state_directory_finds_its_ring_without_its_bootstrap(tmp_path: Path) -> None:
+    def saved(ids: set[int]) -> bool:
+        return all(id_bytes(wanted) in (DirectoryStorage(tmp_path).load("peers") or b"") for wanted in ids)
+
     async def program() -> None:
         async with nodes(2) as (bootstrap, other):
             async with join(IDENTITIES[2], bootstrap.endpoints, listen=LOOPBACK, state=tmp_path) as third:
                 await third.ready()
-                while len(third.peers()) < 2:
+                while len(third.peers()) < 2 or not saved({bootstrap.id, other.id}):
                     await asyncio.sleep(0.01)
-                await asyncio.sleep(1.5)  # what it knows is saved with a delay
             bootstrap.close()
-            await asyncio.sleep(0.2)
+            while any(peer.id == bootstrap.id for peer in other.peers()):
+                await asyncio.sleep(0.01)
             async with join(IDENTITIES[2], bootstrap.endpoints, listen=LOOPBACK, state=tmp_path) as third:
                 await third.ready()
                 await third.ping(other.id)
@@ -562,11 +576,10 @@ def test_bootstraps_may_have_names_and_an_unknown_name_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = socket.getaddrinfo
-    asked: list[str] = []
+    known: set[str] = set()
 
     def getaddrinfo(host: str, port: int, **options: Any) -> Any:
-        asked.append(host)
-        if host == "ring.test" and len(asked) > 2:
+        if host in known:
             return real("127.0.0.1", port, **options)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -578,7 +591,10 @@ def test_bootstraps_may_have_names_and_an_unknown_name_is_tried_again(
             named = [f"ring.test:{first.endpoints[0].port}", "gone.test:7077"]
             async with join(IDENTITIES[1], named, listen=LOOPBACK) as second:
                 with pytest.raises(NotReady, match="no bootstrap's name could be looked up"):
-                    await second.ready(0.05)
+                    await second.ready(0.5)
+                while "cannot look up bootstrap 'ring.test:" not in caplog.text:
+                    await asyncio.sleep(0.01)
+                known.add("ring.test")
                 await second.ready()
                 assert (await second.ping(first.id)).path == "direct"
 
@@ -618,7 +634,7 @@ def test_the_example_runs_as_it_is_shown() -> None:
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE_S,
         check=False,
     )
     assert done.stderr == ""

@@ -19,6 +19,7 @@ from ipop.authority import Authority
 from ipop.authority_files import init, issue, read_authority, read_bundle
 from ipop.bundle import Bundle, profile_text
 from ipop.errors import SetupError
+from tests.patience import PATIENCE_S
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -309,7 +310,7 @@ for at in range(count_wanted):
 def test_two_processes_at_once_never_give_one_address_twice(home: Path, tmp_path: Path, python: Start) -> None:
     processes = [python(ISSUE_FOREVER, home, prefix, 50) for prefix in ("left", "right")]
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate(timeout=4 * PATIENCE_S)
         assert process.returncode == 0
     bundles = [read_bundle(path) for path in tmp_path.glob("*.bundle")]
     assert len(bundles) == 100
@@ -330,7 +331,7 @@ init("home", "10.77.0.0/16", Path(sys.argv[1]))
 def test_of_several_inits_at_once_one_network_comes_out(tmp_path: Path, python: Start) -> None:
     processes = [python(INIT, tmp_path) for _ in range(4)]
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=4 * PATIENCE_S)
     assert any(process.returncode == 0 for process in processes)
     network = read_authority(tmp_path / "home.ca").network
     assert (tmp_path / "home.network").read_text() == profile_text(network)
@@ -346,7 +347,7 @@ def test_a_kill_while_issuing_leaves_everything_whole(home: Path, tmp_path: Path
     assert process.stdout.readline() == "started\n"
     time.sleep(rng.uniform(0.0, 0.15))
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=4 * PATIENCE_S)
     authority = read_authority(home)
     bundles = [read_bundle(path) for path in tmp_path.glob("*.bundle")]
     # One name at most is in the ledger without its bundle, and it is given the same when asked for again.
@@ -434,6 +435,6 @@ print(lines, flush=True)
 
 def test_a_kill_at_any_line_of_init_or_issue_leaves_everything_whole(tmp_path: Path, python: Start) -> None:
     process = python(KILL_AT_EVERY_LINE, tmp_path)
-    lines, _ = process.communicate(timeout=200)
+    lines, _ = process.communicate(timeout=10 * PATIENCE_S)
     assert process.returncode == 0
     assert int(lines) > 150

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -29,10 +29,12 @@ from ipop.control import alive
 from ipop.errors import SetupError
 from ipop.superpacket import SEGMENT_BYTES
 from ipop.wording import duration_text, path_text, size_text
+from tests.patience import PATIENCE_S, Promises, patient
 
 ROOT = Path(__file__).resolve().parent.parent
 BAD_START_S = 2.0
-SLOW_MACHINE = 3.0  # Tests share two cores with each other.
+ANSWER_S = 5.0
+HELP_S = 0.3
 DAY_S = 86_400.0
 EXPIRES = 1_803_859_200.0  # 2027-03-01
 
@@ -75,7 +77,7 @@ def p2pvpn(*words: str | Path, wrapper: tuple[str, ...] = (), **environment: str
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE_S,
         cwd="/tmp",
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
@@ -90,7 +92,7 @@ def refused(*words: str | Path, wrapper: tuple[str, ...] = (), **environment: st
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("p2pvpn: ")
-    assert took_s < BAD_START_S * SLOW_MACHINE
+    assert took_s < patient(BAD_START_S)
     return done.stderr
 
 
@@ -104,7 +106,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_help_is_quick_and_names_every_command() -> None:
+def test_help_is_quick_and_names_every_command(promises: Promises) -> None:
     took_s = []
     for _ in range(5):
         began = time.monotonic()
@@ -113,7 +115,7 @@ def test_help_is_quick_and_names_every_command() -> None:
     assert done.returncode == 0
     for command in ("init", "issue", "up", "status", "peers", "ping", "why", "down"):
         assert f"\n  {command} " in done.stdout
-    assert min(took_s) < 0.3 * SLOW_MACHINE
+    promises.measured("fastest of five", min(took_s), HELP_S)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +223,25 @@ def test_up_names_a_port_in_use(network: Path) -> None:
 
 
 class InNamespace:
-    """Runs `up` as root of namespaces of its own, so that nothing on this machine is touched."""
+    """Runs `up` as root of namespaces of its own, so that nothing on this machine is touched. Use as a context: at
+    its end nothing runs any more."""
 
-    wrapper = ("unshare", "--user", "--map-root-user", "--net", "--mount")
+    # Root needs no user namespace, which some machines refuse even to root.
+    wrapper = ("unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")), "--net", "--mount")
 
     def __init__(self, folder: Path, network: Path) -> None:
         self.folder, self.network = folder, network
         self.state, self.control = folder / "state", folder / "control"
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> InNamespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self._started:
+            if node.poll() is None:
+                node.kill()
+                node.communicate()
 
     def refused(self, *words: str | Path, setup: str = "true", name: str = "alice") -> str:
         """As `refused`, after the shell commands `setup` inside the namespaces."""
@@ -240,13 +254,15 @@ class InNamespace:
     def start(self, *words: str | Path, name: str = "alice", setup: str = "ip link set lo up") -> subprocess.Popen[str]:
         inside = (*self.wrapper, "sh", "-c", f'{setup} && exec "$@"', "sh")
         command = [*inside, sys.executable, "-m", "ipop.cli", "up", str(self.network / f"{name}.bundle")]
-        return subprocess.Popen(
+        node = subprocess.Popen(
             [*command, *map(str, self._places(words)), *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
+        self._started.append(node)
+        return node
 
     def _places(self, words: tuple[str | Path, ...]) -> list[str | Path]:
         """Options for places of our own, where `words` don't choose others."""
@@ -258,13 +274,14 @@ class InNamespace:
 
 
 @pytest.fixture
-def namespace(tmp_path: Path, network: Path) -> InNamespace:
+def namespace(tmp_path: Path, network: Path) -> Iterator[InNamespace]:
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         pytest.skip("needs the commands unshare and ip")
     works = subprocess.run([*InNamespace.wrapper, "true"], check=False, capture_output=True)
     if works.returncode != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("needs user namespaces and access to /dev/net/tun")
-    return InNamespace(tmp_path, network)
+        pytest.skip("needs root or user namespaces, and access to /dev/net/tun")
+    with InNamespace(tmp_path, network) as made:
+        yield made
 
 
 def test_up_runs_answers_and_leaves_nothing_behind(namespace: InNamespace) -> None:
@@ -285,7 +302,7 @@ def test_up_runs_answers_and_leaves_nothing_behind(namespace: InNamespace) -> No
     down = p2pvpn("down", "--control", control)
     assert (down.returncode, down.stdout, down.stderr) == (0, "", "")
     assert not control.exists()
-    out, err = node.communicate(timeout=5)
+    out, err = node.communicate(timeout=PATIENCE_S)
     assert node.returncode == 0
     assert out == ""
     assert "Traceback" not in err
@@ -297,7 +314,7 @@ def test_a_signal_ends_up_as_down_does(namespace: InNamespace, number: str) -> N
     assert node.stdout is not None
     assert node.stdout.readline().startswith("ready alice")
     subprocess.run(["kill", f"-{number}", str(node.pid)], check=True)
-    _, err = node.communicate(timeout=10)
+    _, err = node.communicate(timeout=PATIENCE_S)
     assert node.returncode == 0
     assert "Traceback" not in err
     assert not namespace.control.exists()
@@ -320,24 +337,24 @@ def test_a_second_up_of_the_same_bundle_is_refused(namespace: InNamespace) -> No
         assert alive(str(namespace.control))
     finally:
         node.terminate()
-        node.communicate(timeout=10)
+        node.communicate(timeout=PATIENCE_S)
 
 
 def test_up_runs_without_a_stdout(namespace: InNamespace) -> None:
     node = namespace.start(setup="ip link set lo up && exec >&-")
     try:
-        for _ in range(200):
-            if alive(str(namespace.control)):
-                break
+        ends = time.monotonic() + PATIENCE_S
+        while not alive(str(namespace.control)):
+            assert time.monotonic() < ends, "it never answered"
             time.sleep(0.05)
         assert json.loads(p2pvpn("status", "--json", "--control", namespace.control).stdout)["node"]["name"] == "alice"
     finally:
         node.terminate()
-        _, err = node.communicate(timeout=10)
+        _, err = node.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in err
 
 
-def test_a_stopped_node_is_given_up_soon(namespace: InNamespace) -> None:
+def test_a_stopped_node_is_given_up_soon(namespace: InNamespace, promises: Promises) -> None:
     node = namespace.start()
     assert node.stdout is not None
     assert node.stdout.readline().startswith("ready alice")
@@ -346,14 +363,16 @@ def test_a_stopped_node_is_given_up_soon(namespace: InNamespace) -> None:
         for command in (("status",), ("why", "bob")):
             began = time.monotonic()
             done = p2pvpn(*command, "--control", namespace.control)
-            assert 4 < time.monotonic() - began < 5 + BAD_START_S * SLOW_MACHINE
+            took_s = time.monotonic() - began
+            assert took_s > ANSWER_S
+            promises.measured(command[0], took_s, ANSWER_S + BAD_START_S)
             assert done.returncode == 1
             assert "did not answer within 5 s: is it stopped or overloaded?" in done.stderr
             assert done.stderr.count("\n") == 1
     finally:
         node.send_signal(signal.SIGCONT)
         node.terminate()
-        node.communicate(timeout=10)
+        node.communicate(timeout=PATIENCE_S)
 
 
 def test_two_nodes_of_one_network_cannot_share_a_machine_and_are_told_so(namespace: InNamespace) -> None:
@@ -479,7 +498,7 @@ class SilentNode:
                 lines.flush()
 
     def close(self) -> None:
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._socket.close()
 
 
@@ -550,13 +569,23 @@ class Joining:
         self.told.append(bootstraps)
 
 
-@pytest.fixture
-def join(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], dict[str, list[str]], float], Joining]:
-    """Join through bootstraps for a while, in a world with these names (which may change while it runs)."""
+class Join(Protocol):
+    def __call__(
+        self, bootstraps: list[str], names: dict[str, list[str]], told: int, known_after: int = 0
+    ) -> Joining: ...
 
-    def run(bootstraps: list[str], names: dict[str, list[str]], wait_s: float) -> Joining:
+
+@pytest.fixture
+def join(monkeypatch: pytest.MonkeyPatch) -> Join:
+    """Join through bootstraps until told of so many lists, in a world with these names, late ones if need be."""
+
+    def run(bootstraps: list[str], names: dict[str, list[str]], told: int, known_after: int = 0) -> Joining:
+        tries = 0
+
         def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
-            if host not in names:
+            nonlocal tries
+            tries += 1
+            if host not in names or tries <= known_after:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             return [(0, 0, 0, "", (address, port)) for address in names[host]]
 
@@ -564,7 +593,9 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], dict[str, list
             node = Joining()
             vpn: Any = node
             task = asyncio.create_task(daemon._join(vpn, tuple(map(Bootstrap.from_text, bootstraps))))
-            await asyncio.sleep(wait_s)
+            async with asyncio.timeout(PATIENCE_S):
+                while len(node.told) < told:
+                    await asyncio.sleep(0.005)
             task.cancel()
             return node
 
@@ -576,32 +607,24 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], dict[str, list
     return run
 
 
-Join = Callable[[list[str], dict[str, list[str]], float], Joining]
-
-
 def test_addresses_need_no_dns(join: Join) -> None:
-    assert join(["192.0.2.1:7", "[2001:db8::1]:8"], {}, 0.1).told == [
-        [Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 8)]
-    ]
-    assert join([], {}, 0.1).told == [[]]
+    told = join(["192.0.2.1:7", "[2001:db8::1]:8"], {}, told=1).told
+    assert told == [[Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 8)]]
+    assert join([], {}, told=1).told == [[]]
 
 
 def test_a_name_gives_all_its_addresses(join: Join) -> None:
     names = {"vpn.example": ["192.0.2.1", "2001:db8::1"]}
-    told = join(["vpn.example:7"], names, 0.05).told
-    assert told[0] == [Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 7)]
+    assert join(["vpn.example:7"], names, told=1).told[0] == [Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 7)]
 
 
 def test_a_name_unknown_at_first_is_used_when_it_is_known(join: Join, caplog: pytest.LogCaptureFixture) -> None:
-    names: dict[str, list[str]] = {}
-    timer = threading.Timer(0.2, lambda: names.update({"vpn.example": ["192.0.2.1"]}))
-    timer.start()
-    told = join(["vpn.example:7", "192.0.2.9:9"], names, 0.6).told
-    timer.join()
-    assert told[0] == [Endpoint("192.0.2.9", 9)]
-    assert told[-1] == [Endpoint("192.0.2.9", 9), Endpoint("192.0.2.1", 7)]
+    names = {"vpn.example": ["192.0.2.1"]}
+    told = join(["vpn.example:7", "192.0.2.9:9"], names, told=5, known_after=3).told
+    # Once at the start, after each of the three tries that find nothing, and after the one that finds it.
+    assert told == [[Endpoint("192.0.2.9", 9)]] * 4 + [[Endpoint("192.0.2.9", 9), Endpoint("192.0.2.1", 7)]]
     assert "cannot look up bootstrap 'vpn.example:7': Name or service not known" in caplog.text
 
 
 def test_a_node_whose_bootstraps_nobody_knows_starts_all_the_same(join: Join) -> None:
-    assert join(["vpn.example:7"], {}, 0.1).told[0] == []
+    assert join(["vpn.example:7"], {}, told=1).told[0] == []

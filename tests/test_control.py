@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from ipop.control import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Client, ControlSocket, alive
 from ipop.errors import SetupError
 from ipop.notify import notify
+from tests.patience import PATIENCE_S
 
 Reply = Callable[[dict[str, Any]], None]
 
@@ -56,13 +58,13 @@ def serving(path: Path) -> Iterator[ControlSocket]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    started.wait(5)
+    assert started.wait(PATIENCE_S)
     try:
         assert isinstance(made[0], ControlSocket)
         yield made[0]
     finally:
         stopping.set()
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -84,9 +86,9 @@ def ask(path: Path, client: Client | None = None) -> bool:
 
 
 def raw(path: Path, content: bytes) -> bytes:
-    """All that comes back for `content` until the server closes or has been silent for a while."""
+    """All that comes back for `content` until the server closes."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1)
+        client.settimeout(PATIENCE_S)
         client.connect(str(path))
         client.sendall(content)
         client.shutdown(socket.SHUT_WR)
@@ -148,11 +150,10 @@ def test_too_many_connections_are_turned_away_but_come_in_when_others_leave(path
         for _ in range(MAX_CONNECTIONS):
             assert ask(path, inside.enter_context(Client(str(path))))
         assert not ask(path)
-    for _ in range(50):
-        if ask(path):
-            return
-        threading.Event().wait(0.02)
-    pytest.fail("nobody gets in any more")
+    ends = time.monotonic() + PATIENCE_S
+    while not ask(path):
+        assert time.monotonic() < ends, "nobody gets in any more"
+        time.sleep(0.02)
 
 
 def test_a_second_node_on_the_same_socket_is_refused(path: Path) -> None:
@@ -201,7 +202,7 @@ def test_systemd_is_told_when_it_asks_for_it(tmp_path: Path, monkeypatch: pytest
     name = f"@p2pvpn-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + name[1:] if abstract else name)
-        systemd.settimeout(1)
+        systemd.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         assert notify("READY=1")
         assert systemd.recv(100) == b"READY=1"

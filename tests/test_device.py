@@ -31,6 +31,7 @@ from ipop.ethernet import BadFrame, address_text, checksum, checksum6, ipv4_pack
 from ipop.icmp import Reason, too_big, unreachable
 from ipop.neighbor import Segment, answer, mac_for
 from ipop.tap import Tap
+from tests.patience import PATIENCE_S, patient
 
 ROOT = Path(__file__).parent.parent
 OWN4, SUBNET = IPv4Address("10.77.0.5"), IPv4Network("10.77.0.0/16")
@@ -58,6 +59,10 @@ def refusal(namespaces: tuple[str, ...]) -> str | None:
         return f"{CLONE_DEVICE} is missing"
     if namespaces == BY_ROOT and os.geteuid() != 0:
         return "not root"
+    if namespaces == BY_ANYBODY:
+        made = subprocess.run([*namespaces, "true"], check=False, capture_output=True, text=True)
+        if made.returncode:
+            return f"this machine refuses user namespaces: {made.stderr.strip()}"
     tried = subprocess.run(
         [*namespaces, "ip", "tuntap", "add", "probe0", "mode", "tap"], check=False, capture_output=True, text=True
     )
@@ -73,7 +78,12 @@ def run(scenario: Callable[[], None], namespaces: tuple[str, ...] | None = None)
         pytest.skip(reason)
     code = f"import tests.test_device as scenarios; scenarios.{scenario.__name__}()"
     child = subprocess.run(
-        [*namespaces, sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
+        [*namespaces, sys.executable, "-c", code],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
     )
     assert child.returncode == 0, f"{scenario.__name__}:\n{child.stdout}{child.stderr}"
 
@@ -183,7 +193,7 @@ def scenario_a_ping_comes_out_and_its_answer_goes_in() -> None:
     async def body(tap: KernelTap, wire: Wire) -> None:
         assert tap.ipv6 and tap.name.startswith("p2pvpn"), tap.name
         for target in (OTHER4, OTHER6):
-            status, output = await program("ping", "-n", "-c", "3", "-i", "0.2", "-W", "3", target)
+            status, output = await program("ping", "-n", "-c", "3", "-i", "0.2", "-W", "20", target)
             assert status == 0 and " 0% packet loss" in output, output
         assert wire.answered >= 2, "the kernel asked for two hardware addresses"
         assert {address_text(unwrap(wrap(p, bytes(6), bytes(6)))[2]) for p in wire.packets} == {OTHER4, OTHER6}
@@ -241,11 +251,12 @@ def scenario_a_burst_leaves_room_for_others() -> None:
                 await asyncio.sleep(0.01)
             for number in range(500):
                 sender.sendto(number.to_bytes(2, "big") + bytes(1000), (OTHER4, 9))
-        while len(wire.packets) < 501 and turns < 1000:
-            turns += 1
+        ends = time.monotonic() + PATIENCE_S
+        while len(wire.packets) < 501 and time.monotonic() < ends:
             before = len(wire.packets)
             await asyncio.sleep(0)
             assert len(wire.packets) - before <= 64
+            turns += len(wire.packets) > before
         numbers = [int.from_bytes(packet[28:30], "big") for packet in wire.packets[1:]]
         assert numbers == list(range(500)), numbers
         assert turns >= 500 // 64, turns
@@ -274,7 +285,7 @@ def scenario_pings_hear_that_the_host_is_unreachable() -> None:
 
         async def body(_tap: KernelTap, wire: Wire, target: str = target, text: str = text) -> None:
             for size in ("56", "1200"):  # A whole quotation, and for IPv4 one that is cut.
-                status, output = await program("ping", "-n", "-c", "1", "-W", "3", "-s", size, target)
+                status, output = await program("ping", "-n", "-c", "1", "-W", "20", "-s", size, target)
                 assert status == 1 and f"From {target}" in output and text in output, output
 
         with_wire(carry, body)
@@ -289,12 +300,13 @@ def scenario_connect_fails_at_once() -> None:
         for target in (OTHER4, OTHER6):
             started = time.monotonic()
             try:
-                await asyncio.wait_for(asyncio.open_connection(target, 80), 10)
+                await asyncio.wait_for(asyncio.open_connection(target, 80), PATIENCE_S)
             except OSError as error:
                 assert isinstance(error, TimeoutError) is False and error.errno == 113, error  # EHOSTUNREACH
             else:
                 raise AssertionError("connected to nobody")
-            assert time.monotonic() - started < 2.5
+            # A kernel that doesn't believe us goes on trying for two minutes.
+            assert time.monotonic() - started < patient(2.5)
 
     with_wire(unreachable, body)
 
@@ -310,9 +322,9 @@ def scenario_the_kernel_learns_a_smaller_mtu() -> None:
         tap = KernelTap(None, OWN4, SUBNET, OWN6, PREFIX6, mac_for(OWN4.packed), 1500)
         Wire(tap, lambda packet, destination: too_big(packet, destination, 1300))
         try:
-            status, output = await program("ping", "-n", "-M", "do", "-c", "2", "-W", "3", "-s", "1400", OTHER4)
+            status, output = await program("ping", "-n", "-M", "do", "-c", "2", "-W", "20", "-s", "1400", OTHER4)
             assert status == 1 and "mtu = 1300" in output, output
-            status, output = await program("ping", "-n", "-M", "do", "-c", "2", "-W", "3", "-s", "1400", OTHER6)
+            status, output = await program("ping", "-n", "-M", "do", "-c", "2", "-W", "20", "-s", "1400", OTHER6)
             assert status == 1 and "mtu=1300" in output.replace(" ", ""), output
             assert "mtu 1300" in shell(f"ip route get {OTHER4}")
             assert "mtu 1300" in shell(f"ip route get {OTHER6}")
@@ -474,7 +486,7 @@ def scenario_ipv6_is_off() -> None:
 
     async def without(tap: KernelTap, _wire: Wire) -> None:
         assert not tap.ipv6
-        status, output = await program("ping", "-n", "-c", "1", "-W", "3", OTHER4)
+        status, output = await program("ping", "-n", "-c", "1", "-W", "20", OTHER4)
         assert status == 0, output
 
     with_wire(echo, without)
@@ -509,7 +521,7 @@ def scenario_killed() -> None:
         open_tap("doomed0")
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while "doomed0" in interfaces() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "doomed0" not in interfaces()
@@ -524,6 +536,9 @@ def scenario_deleted() -> None:
         lost: list[str] = []
         tap.on_lost(lost.append)
         shell(f"ip link del {tap.name}")
+        ends = time.monotonic() + PATIENCE_S
+        while not lost and time.monotonic() < ends:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
         assert len(lost) == 1 and tap.name in lost[0], lost
         busy = time.process_time()
@@ -549,7 +564,7 @@ def scenario_set_down() -> None:
         tap.write(b"too short")
         assert sum(tap.counters.values()) == 2, tap.counters
         shell(f"ip link set {tap.name} up && ip route get {OTHER4}")
-        status, output = await program("ping", "-n", "-c", "1", "-W", "3", OTHER4)
+        status, output = await program("ping", "-n", "-c", "1", "-W", "20", OTHER4)
         assert status == 0, output
 
     with_wire(echo, body)

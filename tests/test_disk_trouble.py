@@ -22,6 +22,7 @@ from dht.files import COMPLAIN_EVERY_S, DirectoryStorage, ToleratedStorage, lock
 from dht.storage import MemoryStorage
 from tests.fuzzing import stateful_settings
 from tests.identities import START_S, make_identities
+from tests.patience import PATIENCE_S
 
 
 class BrokenStorage(MemoryStorage):
@@ -184,21 +185,25 @@ def test_a_node_lives_through_the_loss_of_its_state_directory(tmp_path: Path, ca
     state = tmp_path / "state"
     server, laptop = make_identities(2, 9, now=time.time())
 
+    def written(name: str) -> bool:
+        return (state / name).exists() and (state / name).stat().st_size > 0
+
     async def program() -> None:
-        async with asyncio.timeout(60), join(server, listen="127.0.0.1:0", state=state) as first:
+        async with asyncio.timeout(2 * PATIENCE_S), join(server, listen="127.0.0.1:0", state=state) as first:
             await first.ready()
             shutil.rmtree(state)
             async with join(laptop, first.endpoints, listen="127.0.0.1:0") as second:
                 await second.put("name", b"value")
                 assert [record.value for record in await first.get("name")] == [b"value"]
                 state.mkdir()
-                await asyncio.sleep(1.5)  # what it knows is saved with a delay
+                while not (written("counters") and written("peers")):  # what it knows is saved with a delay
+                    await asyncio.sleep(0.01)
 
     with caplog.at_level(logging.WARNING, "dht.files"):
         asyncio.run(program())
     assert "cannot write counters" in caplog.messages[0]
     assert caplog.messages[-1] == "everything is written to disk again"
-    assert (state / "counters").stat().st_size and (state / "peers").stat().st_size
+    assert written("counters") and written("peers")
 
 
 def test_a_really_full_disk_is_tolerated(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from dht.udp import UdpHost
 from sims.engine import Engine
 from sims.latency import Constant
 from sims.network import Network
+from tests.patience import PATIENCE_S
 
 SEED = 20260101
 MOMENT_S = 0.05  # enough for a datagram to cross either world
@@ -24,7 +26,10 @@ class Stage(Protocol):
 
     def host(self) -> Host: ...
 
-    def run(self, duration_s: float) -> None: ...
+    def run(self, duration_s: float, until: Callable[[], bool] = lambda: True) -> None:
+        """Let time pass: `duration_s` at least, and on a machine that is busy with something else as much more as it
+        takes `until` to hold."""
+        ...
 
     def close(self) -> None: ...
 
@@ -40,7 +45,7 @@ class SimStage:
         self._next_port += 1
         return self._network.host(Endpoint(self._address, self._next_port))
 
-    def run(self, duration_s: float) -> None:
+    def run(self, duration_s: float, until: Callable[[], bool] = lambda: True) -> None:
         self._engine.run_for(duration_s)
 
     def close(self) -> None:
@@ -61,10 +66,13 @@ class UdpStage:
         self._hosts.append(host)
         return host
 
-    def run(self, duration_s: float) -> None:
+    def run(self, duration_s: float, until: Callable[[], bool] = lambda: True) -> None:
         async def live() -> None:
             await asyncio.sleep(duration_s)
             for _ in range(20):  # where the machine was too busy for us, a chain of answers may have to catch up
+                await asyncio.sleep(0.001)
+            ends = time.monotonic() + PATIENCE_S
+            while not until() and time.monotonic() < ends:
                 await asyncio.sleep(0.001)
 
         self._runner.run(live())
@@ -114,6 +122,10 @@ class Mailbox:
     def datagrams(self) -> list[bytes]:
         return [datagram for datagram, _ in self.letters]
 
+    def arrived(self, count: int) -> Callable[[], bool]:
+        """Whether so many letters are here: for `Stage.run`."""
+        return lambda: len(self.letters) >= count
+
 
 def where(host: Host) -> Endpoint:
     (endpoint,) = host.local_endpoints()
@@ -126,7 +138,7 @@ def test_a_datagram_arrives_whole_and_alone(stage: Stage, size: int) -> None:
     mailbox = Mailbox(bob)
     datagram = alice.rng.randbytes(size)
     alice.send(where(bob), datagram)
-    stage.run(MOMENT_S)
+    stage.run(MOMENT_S, mailbox.arrived(1))
     assert mailbox.letters == [(datagram, where(alice))]
     assert type(mailbox.letters[0][0]) is bytes
 
@@ -136,7 +148,7 @@ def test_an_answer_comes_from_the_endpoint_that_was_written_to(stage: Stage) -> 
     answers = Mailbox(alice)
     bob.on_receive(lambda datagram, source: bob.send(source, b"re: " + datagram))
     alice.send(where(bob), b"hello")
-    stage.run(2 * MOMENT_S)
+    stage.run(2 * MOMENT_S, answers.arrived(1))
     assert answers.letters == [(b"re: hello", where(bob))]
     source = answers.letters[0][1]
     assert type(source) is Endpoint
@@ -149,7 +161,7 @@ def test_a_batch_arrives_in_order(stage: Stage) -> None:
     batch = [number.to_bytes(2, "big") * 700 for number in range(100)]
     alice.send_batch(where(bob), batch)
     alice.send(where(bob), b"last")
-    stage.run(2 * MOMENT_S)
+    stage.run(2 * MOMENT_S, mailbox.arrived(len(batch) + 1))
     assert mailbox.datagrams == [*batch, b"last"]
 
 
@@ -182,7 +194,7 @@ def test_nothing_is_called_back_within_the_call_that_caused_it(stage: Stage) -> 
     host.on_receive(lambda datagram, source: note("datagram"))
     busy()
     host.call_later(0.0, busy)
-    stage.run(2 * MOMENT_S)
+    stage.run(2 * MOMENT_S, lambda: len(seen) >= 8)
     assert sorted(seen) == ["datagram"] * 4 + ["timer"] * 4
 
 
@@ -283,7 +295,7 @@ def test_timers_without_delay_do_not_starve_datagrams(stage: Stage) -> None:
 
     turn()
     alice.send(where(bob), b"excuse me")
-    stage.run(2 * MOMENT_S)
+    stage.run(2 * MOMENT_S, mailbox.arrived(1))
     assert mailbox.datagrams == [b"excuse me"]
 
 
@@ -300,11 +312,11 @@ def test_the_clock_never_goes_back_and_is_a_date(stage: Stage) -> None:
     host.on_receive(lambda datagram, source: instants.append(host.now()))
     for number in range(20):
         other.call_later(number / 1000, lambda: other.send(where(host), b"what time is it?"))
-    stage.run(0.2)
+    stage.run(0.2, lambda: len(instants) > 1000)
     assert len(instants) > 100
     assert instants == sorted(instants)
     assert 1_700_000_000 < instants[0] < 4_000_000_000
-    assert 0.001 < instants[-1] - instants[0] < 5
+    assert 0.001 < instants[-1] - instants[0] < 2 * PATIENCE_S
 
 
 def test_the_clock_measures_what_timers_wait(stage: Stage) -> None:
@@ -313,7 +325,7 @@ def test_the_clock_measures_what_timers_wait(stage: Stage) -> None:
     ended: list[float] = []
     host.call_later(0.1, lambda: ended.append(host.now()))
     stage.run(0.3)
-    assert 0.1 - 1e-6 < ended[0] - began < 3  # a busy machine may be late, never early
+    assert 0.1 - 1e-6 < ended[0] - began < PATIENCE_S  # a busy machine may be late, never early
 
 
 @pytest.mark.parametrize(
@@ -337,7 +349,7 @@ def test_sending_where_nobody_listens_harms_nobody(stage: Stage, to: Endpoint) -
     alice.send_batch(to, [b"anyone?", b"please?"])
     stage.run(MOMENT_S)
     alice.send(where(bob), b"at last")
-    stage.run(MOMENT_S)
+    stage.run(MOMENT_S, mailbox.arrived(1))
     assert mailbox.datagrams == [b"at last"]
 
 
@@ -346,7 +358,7 @@ def test_a_datagram_too_big_for_udp_is_lost_without_notice(stage: Stage) -> None
     mailbox = Mailbox(bob)
     alice.send(where(bob), bytes(70_000))
     alice.send(where(bob), b"small")
-    stage.run(MOMENT_S)
+    stage.run(MOMENT_S, mailbox.arrived(1))
     assert mailbox.datagrams == [b"small"]
 
 
@@ -355,7 +367,7 @@ def test_the_last_receiver_wins(stage: Stage) -> None:
     first = Mailbox(bob)
     second = Mailbox(bob)
     alice.send(where(bob), b"hello")
-    stage.run(MOMENT_S)
+    stage.run(MOMENT_S, second.arrived(1))
     assert (first.datagrams, second.datagrams) == ([], [b"hello"])
 
 
@@ -365,7 +377,7 @@ def test_what_nobody_receives_is_dropped(stage: Stage) -> None:
     stage.run(MOMENT_S)
     mailbox = Mailbox(bob)
     alice.send(where(bob), b"in time")
-    stage.run(MOMENT_S)
+    stage.run(MOMENT_S, mailbox.arrived(1))
     assert mailbox.datagrams == [b"in time"]
 
 

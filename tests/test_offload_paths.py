@@ -23,6 +23,7 @@ from ipop.superpacket import SEGMENT_BYTES
 from ipop.tap import MemoryTap
 from ipop.vnet import ALL_OFFLOADS, NEEDS_CHECKSUM, NO_OFFLOADS, VNET, Offloads
 from tests.identities import make_identities
+from tests.patience import PATIENCE_S
 from tests.test_superpacket import ACK, CWR, FIN, PSH, Super, received_frame, slow_segments
 
 SEED = 77
@@ -75,12 +76,11 @@ class Ends:
             hello = self.addressed(Super(version, False, 1000, b"hello"))
             (packet,) = slow_segments(hello.packet, 1000)
             arrived.clear()
-            for _ in range(40):  # Until bob's records can be found.
+            ends = time.monotonic() + PATIENCE_S
+            while not arrived and time.monotonic() < ends:  # Until bob's records can be found.
                 self.taps[0].inject(hello.frame[10:24] + packet)
                 await asyncio.sleep(0.25)
-                if arrived:
-                    break
-        assert arrived
+            assert arrived
         arrived.clear()
 
     async def wait_for(self, count: int) -> None:
@@ -92,7 +92,7 @@ class Ends:
         return plain + [packet for pieces in self.taps[1].written_virtual for packet in received_frame(pieces)]
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
     ends = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < ends, "did not happen in time"

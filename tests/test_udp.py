@@ -31,6 +31,7 @@ from dht.host import Endpoint
 from dht.timers import COMPACT_ABOVE, UdpTimers
 from dht.udp import UdpHost
 from dht.udp_port import QUEUE_BYTES
+from tests.patience import PATIENCE_S
 
 CLONE_NEWNET = 0x40000000
 LOOPBACK4, LOOPBACK6 = Endpoint("127.0.0.1", 0), Endpoint("::1", 0)
@@ -76,7 +77,7 @@ def play_apart(scene: Scene, *setup: str) -> None:
 
     thread = threading.Thread(target=play)
     thread.start()
-    thread.join(timeout=60)
+    thread.join(timeout=4 * PATIENCE_S)
     assert not thread.is_alive()
     if failures:
         raise failures[0]
@@ -85,7 +86,7 @@ def play_apart(scene: Scene, *setup: str) -> None:
 LINK = ("link add d0 type veth peer name d1", "link set d1 up", "link set d0 up")
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
     ends = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < ends, "did not happen in time"
@@ -217,6 +218,7 @@ def test_a_receiver_may_close_the_host() -> None:
 
         host.on_receive(receive)
         other.send_batch(Endpoint("127.0.0.1", host.port), [b"1", b"2", b"3"])
+        await until(lambda: bool(received))
         await asyncio.sleep(0.1)
         assert received == [b"1"]
         other.close()
@@ -537,7 +539,7 @@ def test_where_the_kernel_refuses_netlink_it_still_works(monkeypatch: pytest.Mon
 def test_no_answer_of_the_kernel_can_trip_the_parser(seed: int) -> None:
     rng = random.Random(seed)
     with dht.addresses._netlink(groups=0) as asking:
-        asking.settimeout(1.0)
+        asking.settimeout(PATIENCE_S)
         body = dht.addresses._ADDRESS.pack(0, 0, 0, 0, 0)
         asking.send(dht.addresses._HEADER.pack(16 + len(body), dht.addresses.RTM_GETADDR, 0x301, 1, 0) + body)
         answer = asking.recv(1 << 16)
@@ -559,22 +561,26 @@ def test_the_clock_ignores_whoever_sets_the_machines_clock(monkeypatch: pytest.M
     async def scene() -> None:
         host = UdpHost(LOOPBACK4)
         began = host.now()
-        assert abs(began - time.time()) < 1
+        assert abs(began - time.time()) < PATIENCE_S
         monkeypatch.setattr(time, "time", lambda: 0.0)
-        assert began <= host.now() < began + 5
+        assert began <= host.now() < began + PATIENCE_S
         host.close()
 
     asyncio.run(scene())
 
 
 STOPPED = """
-import asyncio, sys, time
+import asyncio, os, signal, time
 from dht.host import Endpoint
 from dht.udp import UdpHost
 
+def ahead(host):
+    # The smallest of many: between the two looks at clocks, a busy machine may do something else.
+    return min(time.time() - host.now() for _ in range(100))
+
 async def main():
     host = UdpHost(Endpoint("127.0.0.1", 0))
-    wall = time.time() - host.now()
+    wall = ahead(host)
     seen = []
     host.on_receive(lambda datagram, source: seen.append(datagram.decode()))
     for delay_s in (0.5, 0.2, 0.35):
@@ -582,12 +588,13 @@ async def main():
     last = host.now()
     jump_s = 0.0
     print(host.port, flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)  # By itself, so that no timer can have been due before.
     while len(seen) < 4:
         await asyncio.sleep(0.001)
         now = host.now()
         assert now >= last
         jump_s, last = max(jump_s, now - last), now
-    print(jump_s, abs(time.time() - host.now() - wall) < 0.2, *seen, flush=True)
+    print(jump_s, abs(ahead(host) - wall) < 0.2, *seen, flush=True)
     host.close()
 
 asyncio.run(main())
@@ -598,14 +605,13 @@ def test_a_stopped_process_finds_its_datagrams_and_overdue_timers_when_it_goes_o
     with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"hello", ("127.0.0.1", port))
-        time.sleep(1.3)
+        time.sleep(1.5)
         process.send_signal(signal.SIGCONT)
         jump_s, agrees, *seen = process.stdout.read().split()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
     assert float(jump_s) > 1.4
     assert agrees == "True"
     assert seen == ["hello", "0.2", "0.35", "0.5"]

@@ -34,8 +34,8 @@ from sims.lab.node import LabNode
 TOOLS = ("ip", "bridge", "nsenter", "unshare", "setpriv")
 FOLDER_PREFIX = "p2pvpn-lab-"
 PORT = 7000
-COMMAND_LIMIT_S = 30.0
-WIRES_LIMIT_S = 5.0
+COMMAND_LIMIT_S = 60.0
+WIRES_LIMIT_S = 30.0
 # A hardware address that nobody has: frames to it are lost in silence, as on a path that doesn't work.
 NOWHERE = "02:00:00:00:00:01"
 # The command installed beside this Python, whatever else may be on the PATH.

@@ -114,7 +114,7 @@ class Namespace:
         )
 
     def run(
-        self, *command: str | Path, timeout_s: float = 30.0, stdin_text: str = ""
+        self, *command: str | Path, timeout_s: float = 60.0, stdin_text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end. Raises LabError when that takes longer than `timeout_s`."""
         return run(self.command(command), timeout_s, stdin_text)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +22,8 @@ CHUNK_BYTES = 1 << 16
 
 
 def statuses(nodes: Sequence[LabNode]) -> list[Any]:
-    """`p2pvpn status --json` of every node, asked at once."""
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        return list(pool.map(LabNode.status, nodes))
+    """The status of every node."""
+    return [node.status() for node in nodes]
 
 
 def in_ring_order(found: Iterable[Any]) -> list[Any]:
@@ -54,6 +52,7 @@ def wait_for_ring(nodes: Sequence[LabNode], limit_s: float) -> list[Any]:
     while flaw := ring_flaw(found := statuses(nodes)):
         if time.monotonic() > deadline:
             raise LabError(f"not one ring within {limit_s} s: {flaw}")
+        time.sleep(0.1)
     return in_ring_order(found)
 
 

@@ -21,7 +21,7 @@ class Capture:
     def __init__(self, host: LabHost, interface: str, file: Path, wanted: str = "") -> None:
         self.file = file
         # -p: not what the switch merely floods. -Z root: tcpdump must keep the right to write our file.
-        command = ("tcpdump", "-p", "-n", "-U", "-B", "65536", "-s", "0", "-Z", "root", "-i", interface, "-w", file)
+        command = ("tcpdump", "-p", "-n", "-B", "65536", "-s", "0", "-Z", "root", "-i", interface, "-w", file)
         self._process = host.namespace.spawn(*command, *wanted.split(), stderr=subprocess.PIPE)
         assert self._process.stderr is not None
         first = self._process.stderr.readline().decode()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise, permutations
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from sims.lab.lab import Lab, LabHost
 from sims.lab.namespace import LabError, end
@@ -18,6 +20,7 @@ from sims.lab.work import wait_for_ring
 PING_EVERY_S = 0.2
 # A reply this late counts as an outage; below it, a busy machine is a likelier reason.
 OUTAGE_S = 1.2
+MAX_PRINTED_BYTES = 1 << 20
 
 
 class RealNetwork:
@@ -107,12 +110,13 @@ class Watch:
     """Pings between pairs of nodes without a pause, to see who lost whom, and for how long."""
 
     def __init__(self, network: RealNetwork, pairs: Iterable[tuple[str, str]]) -> None:
-        self._running: list[tuple[str, str, subprocess.Popen[bytes]]] = []
+        self._running: list[tuple[str, str, subprocess.Popen[bytes], IO[bytes]]] = []
         for source, target in pairs:
             # stdbuf: a reply must not wait in a buffer, and its time is the one that ping prints.
             command = ("stdbuf", "-oL", "ping", "-D", "-n", "-i", str(PING_EVERY_S), network.address4(target))
-            process = network.host(source).namespace.spawn(*command, stdout=subprocess.PIPE)
-            self._running.append((source, target, process))
+            printed = tempfile.TemporaryFile()  # noqa: SIM115  closed with the watch
+            process = network.host(source).namespace.spawn(*command, stdout=printed)
+            self._running.append((source, target, process, printed))
 
     def __enter__(self) -> Watch:
         return self
@@ -120,19 +124,26 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, _, process in self._running:
+        for _, _, process, printed in self._running:
             end(process)
+            printed.close()
 
     def outages(self, since: float) -> dict[str, float]:
-        """Ends the watch. For every pair, when (seconds after `since`, a time of `time.time`) its last outage ended;
-        0 for a pair that had none, infinity for one that has not come back."""
+        """For every pair, when (seconds after `since`, a time of `time.time`) its last outage so far ended; 0 for a
+        pair that had none, infinity for one that has not come back."""
         found = {}
-        for source, target, process in self._running:
-            process.terminate()
-            printed = process.communicate()[0].decode()
+        for source, target, _, file in self._running:
             now = time.time()
+            printed = os.pread(file.fileno(), MAX_PRINTED_BYTES, 0).decode()
             replies = [float(stamp) for stamp in re.findall(r"^\[([\d.]+)\] \d+ bytes from", printed, re.MULTILINE)]
             found[f"{source} -> {target}"] = last_outage_end(replies, since, now)
+        return found
+
+    def outages_until_over(self, since: float, at_least_s: float, limit_s: float) -> dict[str, float]:
+        """As `outages`, once `at_least_s` seconds have passed since and every pair is back, or after `limit_s`."""
+        time.sleep(max(0.0, since + at_least_s - time.time()))
+        while float("inf") in (found := self.outages(since)).values() and time.time() - since < limit_s:
+            time.sleep(PING_EVERY_S)
         return found
 
 

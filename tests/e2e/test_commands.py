@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from sims.lab.lab import Lab, LabHost
+from sims.lab.lab import Lab, LabHost, wait_until
 from sims.lab.node import LabNode
 from tests.e2e.network import RealNetwork
+from tests.patience import PATIENCE_S
 
 PEER_FIELDS = {
     "name", "id", "addresses", "path", "via", "hops", "endpoint", "rtt_ms", "tx_bytes", "rx_bytes", "score",
@@ -41,12 +42,20 @@ def five() -> Iterator[Five]:
         host = network.host(one)
         network.lab.cut(host, network.host(other))
         network.start_all()
-        network.seconds_until_reply(one, other, limit_s=10)
-        yield Five(network.lab, network.nodes[one], network.nodes[near], network.nodes[other], host)
+        network.seconds_until_reply(one, other, limit_s=PATIENCE_S)
+        asking = network.nodes[one]
+
+        def connected() -> bool:
+            """the one that asks has an edge to the near one, and the way over the overlay to the far one"""
+            paths = {peer["name"]: peer["path"] for peer in asking.ask_json("peers")}
+            return (paths.get(near), paths.get(other)) == ("direct", "overlay")
+
+        wait_until(connected, PATIENCE_S)
+        yield Five(network.lab, asking, network.nodes[near], network.nodes[other], host)
 
 
 def test_status_is_one_object_with_the_fields_that_programs_need(five: Five) -> None:
-    status = five.asking.status()
+    status = five.asking.ask_json("status")
     assert {"node", "ring", "peers", "counters"} <= set(status)
     assert {"name", "id", "addresses", "state", "uptime_s"} <= set(status["node"])
     assert (status["node"]["name"], len(status["node"]["id"])) == (five.asking.name, 40)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import NAMES
 from tests.e2e.network import RealNetwork, Watch, all_pairs
+from tests.patience import PATIENCE_S, Promises, patient
 
 LONG = os.environ.get("P2PVPN_LONG") == "1"
 BOOTSTRAP, ORDINARY = NAMES[0], NAMES[3]
@@ -21,17 +22,23 @@ FREEZE_S = 300.0 if LONG else 20.0
 RESUME_LIMIT_S = 5.0
 WHOLE_LIMIT_S = 10.0
 RETURN_LIMIT_S = 5.0
+THAW_LIMIT_S = 10.0
+
+
+def shown(outages: dict[str, float]) -> str:
+    """Those that there were, in seconds."""
+    return ", ".join(f"{pair} {end_s:.1f}" for pair, end_s in outages.items() if end_s) or "there were none"
 
 
 @pytest.fixture(autouse=True)
 def whole_again(eight: RealNetwork) -> None:
     """Every test begins with all eight in one ring."""
-    eight.wait_for_ring(WHOLE_LIMIT_S)
+    eight.wait_for_ring(patient(WHOLE_LIMIT_S))
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_after_kill_9_the_others_resume_within_5_s_and_close_the_ring_within_10_s(
-    eight: RealNetwork, victim: str
+    eight: RealNetwork, victim: str, promises: Promises
 ) -> None:
     others = [name for name in NAMES if name != victim]
     address_before = eight.address4(victim)
@@ -39,37 +46,34 @@ def test_after_kill_9_the_others_resume_within_5_s_and_close_the_ring_within_10_
         time.sleep(1.5)
         killed_at = time.time()
         eight.nodes[victim].kill()
-        ring = eight.wait_for_ring(WHOLE_LIMIT_S)
+        ring = eight.wait_for_ring(patient(WHOLE_LIMIT_S))
         whole_after_s = time.time() - killed_at
-        time.sleep(max(0.0, RESUME_LIMIT_S + 2.0 - whole_after_s))
-        outages = watch.outages(killed_at)
-    late = {pair: round(end_s, 1) for pair, end_s in outages.items() if end_s > RESUME_LIMIT_S}
-    print(f"without {victim}: whole after {whole_after_s:.1f} s, longest outage ended {max(outages.values()):.1f} s")
-    assert not late, f"not resumed within {RESUME_LIMIT_S} s: {late}"
+        outages = watch.outages_until_over(killed_at, RESUME_LIMIT_S + 2.0, patient(RESUME_LIMIT_S))
+    print(f"outages after the death of {victim} ended: {shown(outages)}")
     assert len(ring) == 7
-    assert whole_after_s < WHOLE_LIMIT_S
+    promises.measured("ring whole", whole_after_s, WHOLE_LIMIT_S)
+    promises.measured("last outage over", max(outages.values()), RESUME_LIMIT_S)
     node = eight.restart(victim)
-    eight.seconds_until_reply(others[0], victim, RETURN_LIMIT_S)
-    reachable_after_s = time.monotonic() - node.started_at
-    print(f"{victim} is back: reachable {reachable_after_s:.1f} s after its start")
-    assert reachable_after_s < RETURN_LIMIT_S
+    eight.seconds_until_reply(others[0], victim, patient(RETURN_LIMIT_S))
+    promises.measured("reachable after its start", time.monotonic() - node.started_at, RETURN_LIMIT_S)
     assert node.wait_ready().address == address_before
 
 
-def test_when_the_relay_of_two_hosts_is_killed_they_find_another_way_within_5_s(eight: RealNetwork) -> None:
+def test_when_the_relay_of_two_hosts_is_killed_they_find_another_way_within_5_s(
+    eight: RealNetwork, promises: Promises
+) -> None:
     one, other = eight.far_apart()
     eight.lab.cut(eight.host(one), eight.host(other))
     try:
-        eight.seconds_until_reply(one, other, limit_s=10)
+        eight.seconds_until_reply(one, other, PATIENCE_S)
         relay = eight.relays_between(one, other)[0]
         with Watch(eight, [(one, other), (other, one)]) as watch:
             time.sleep(1.5)
             killed_at = time.time()
             eight.nodes[relay].kill()
-            time.sleep(RESUME_LIMIT_S + 2.0)
-            outages = watch.outages(killed_at)
-        print(f"relay {relay} killed: {outages}")
-        assert max(outages.values()) <= RESUME_LIMIT_S, outages
+            outages = watch.outages_until_over(killed_at, RESUME_LIMIT_S + 2.0, patient(RESUME_LIMIT_S))
+        print(f"outages after the death of {relay} ended: {shown(outages)}")
+        promises.measured("last outage over", max(outages.values()), RESUME_LIMIT_S)
     finally:
         eight.lab.mend(eight.host(one), eight.host(other))
         for name, node in list(eight.nodes.items()):
@@ -77,44 +81,46 @@ def test_when_the_relay_of_two_hosts_is_killed_they_find_another_way_within_5_s(
                 eight.restart(name).wait_ready()
 
 
-def test_a_node_comes_back_while_every_configured_bootstrap_is_dead(eight: RealNetwork) -> None:
+def test_a_node_comes_back_while_every_configured_bootstrap_is_dead(eight: RealNetwork, promises: Promises) -> None:
     for name in (BOOTSTRAP, ORDINARY):
         eight.nodes[name].kill()
     try:
-        eight.wait_for_ring(WHOLE_LIMIT_S)
+        eight.wait_for_ring(patient(WHOLE_LIMIT_S))
         node = eight.restart(ORDINARY)
-        eight.seconds_until_reply("ivy", ORDINARY, RETURN_LIMIT_S)
-        reachable_after_s = time.monotonic() - node.started_at
-        print(f"reachable {reachable_after_s:.1f} s after its start, without a bootstrap")
-        assert reachable_after_s < RETURN_LIMIT_S
+        eight.seconds_until_reply("ivy", ORDINARY, patient(RETURN_LIMIT_S))
+        promises.measured("reachable after its start", time.monotonic() - node.started_at, RETURN_LIMIT_S)
         node.wait_ready()
     finally:
         eight.restart(BOOTSTRAP).wait_ready()
 
 
-def test_a_node_whose_underlay_address_changes_is_reachable_within_5_s(eight: RealNetwork) -> None:
+def test_a_node_whose_underlay_address_changes_is_reachable_within_5_s(eight: RealNetwork, promises: Promises) -> None:
     with Watch(eight, [("birch", "gorse"), ("gorse", "ivy"), ("alder", "gorse")]) as watch:
         time.sleep(1.5)
         moved_at = time.time()
         eight.host("gorse").readdress(77)
-        time.sleep(RESUME_LIMIT_S + 2.0)
-        outages = watch.outages(moved_at)
-    print(f"gorse moved: {outages}")
-    assert max(outages.values()) <= RESUME_LIMIT_S, outages
+        outages = watch.outages_until_over(moved_at, RESUME_LIMIT_S + 2.0, patient(RESUME_LIMIT_S))
+    print(f"outages after the move ended: {shown(outages)}")
+    promises.measured("last outage over", max(outages.values()), RESUME_LIMIT_S)
     assert eight.nodes["gorse"].process.poll() is None
 
 
-def test_a_frozen_node_is_reachable_within_10_s_of_its_thaw(eight: RealNetwork) -> None:
+def test_a_frozen_node_is_reachable_within_10_s_of_its_thaw(eight: RealNetwork, promises: Promises) -> None:
     sleeper, others = "cedar", [name for name in NAMES if name != "cedar"]
     eight.nodes[sleeper].freeze()
     try:
         time.sleep(FREEZE_S)
         with Watch(eight, all_pairs(others[:4])) as watch:
-            began_at = time.time()
-            time.sleep(3)
-            assert not any(watch.outages(began_at).values()), "the others suffer from one that sleeps"
+            # A busy machine may make everybody wait, now and then: somewhen there must be three good seconds.
+            ends = time.monotonic() + PATIENCE_S
+            while True:
+                began_at = time.time()
+                time.sleep(3)
+                if not any((outages := watch.outages(began_at)).values()):
+                    break
+                assert time.monotonic() < ends, f"the others suffer from one that sleeps: {shown(outages)}"
     finally:
         thawed_at = time.monotonic()
         eight.nodes[sleeper].thaw()
-    eight.seconds_until_reply("ivy", sleeper, limit_s=10)
-    print(f"reachable {time.monotonic() - thawed_at:.1f} s after the thaw")
+    eight.seconds_until_reply("ivy", sleeper, patient(THAW_LIMIT_S))
+    promises.measured("reachable after the thaw", time.monotonic() - thawed_at, THAW_LIMIT_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sims.lab.lab import Lab, sweep, wait_until
 from sims.lab.namespace import LabError
 from sims.lab.work import ring_flaw
 from tests.e2e.network import last_outage_end
+from tests.patience import PATIENCE_S
 
 BUSY_LAB = """
 import sys, time
@@ -23,7 +23,7 @@ from sims.lab.lab import Lab
 lab = Lab(["alder", "birch"])
 sleeper = lab.spawn(lab.hosts[0], "sleep", "1000")
 print(lab.folder, sleeper.pid, lab.hosts[0].namespace.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -33,8 +33,10 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def hears(lab: Lab, source: int, address: str) -> bool:
-    return lab.hosts[source].namespace.run("ping", "-c1", "-W1", address).returncode == 0
+def hears(lab: Lab, source: int, address: str, tries: int = 20) -> bool:
+    """Whether a ping is answered; `tries`: how many may be lost on a busy machine."""
+    ping = ("ping", "-c1", "-W1", address)
+    return any(lab.hosts[source].namespace.run(*ping).returncode == 0 for _ in range(tries))
 
 
 def test_hosts_reach_each_other_by_both_underlays_until_the_wire_is_cut(lab: Lab) -> None:
@@ -42,8 +44,8 @@ def test_hosts_reach_each_other_by_both_underlays_until_the_wire_is_cut(lab: Lab
     for address in (birch.underlay4, birch.underlay6, cedar.underlay4):
         assert hears(lab, 0, address)
     lab.cut(alder, birch)
-    assert not hears(lab, 0, birch.underlay4)
-    assert not hears(lab, 1, alder.underlay6)
+    assert not hears(lab, 0, birch.underlay4, tries=1)
+    assert not hears(lab, 1, alder.underlay6, tries=1)
     assert hears(lab, 0, cedar.underlay4)
     lab.mend(alder, birch)
     assert hears(lab, 0, birch.underlay4)
@@ -56,7 +58,7 @@ def test_a_host_that_moves_leaves_its_old_address(lab: Lab) -> None:
     cedar.readdress(99)
     assert (cedar.underlay4, cedar.underlay6) == ("198.18.0.99", "fd18::63")
     assert hears(lab, 0, cedar.underlay4)
-    assert not hears(lab, 0, old)
+    assert not hears(lab, 0, old, tries=1)
 
 
 def test_a_failing_ip_line_is_an_error(lab: Lab) -> None:
@@ -78,10 +80,13 @@ def test_nothing_outlives_a_laboratory_that_is_killed(last_signal: signal.Signal
     def gone() -> bool:
         return not any(alive(Path("/proc") / pid / "stat") for pid in processes)
 
-    wait_until(gone, 5.0)
-    time.sleep(0.1)
-    sweep()
-    assert not Path(folder).exists()
+    def swept() -> bool:
+        """the folder is gone: at once, unless another laboratory is looking at it too"""
+        sweep()
+        return not Path(folder).exists()
+
+    wait_until(gone, PATIENCE_S)
+    wait_until(swept, PATIENCE_S)
 
 
 def alive(stat: Path) -> bool:
