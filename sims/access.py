@@ -148,8 +148,6 @@ class Attachment:
 
     def __init__(self, access: Access, network: Network, interfaces: Sequence[Interface]) -> None:
         by_family = {":" in interface.endpoint.address: interface for interface in interfaces}
-        if not interfaces or len(by_family) != len(interfaces):
-            raise ValueError("a host has one or two interfaces, one a family")
         self._access, self._network = access, network
         self._ipv4, self._ipv6 = by_family.get(False), by_family.get(True)
         self.interfaces = tuple(interfaces)
@@ -216,7 +214,10 @@ class Access:
         return interfaces
 
     def renumber(self, site: Site, address: str) -> None:
-        """The box gets another outer address, as from a provider every night, and forgets everything."""
+        """The box gets another outer address, as from a provider every night, and forgets everything. Raises
+        ValueError when another box has it."""
+        if address == site.box.address:
+            raise ValueError(f"{address} is the box's address already")
         self._announce(address, site)
         if site.carrier is not None:
             site.carrier.dismiss_home(site.box.address)
@@ -225,8 +226,16 @@ class Access:
         site.box.address = address
         site.box.rebind()
 
+    def check(self, interfaces: Sequence[Interface]) -> None:
+        """Raises ValueError for interfaces that don't go together, or where somebody lives."""
+        if not interfaces or len({":" in endpoint.address for endpoint, _ in interfaces}) != len(interfaces):
+            raise ValueError("a host has one or two interfaces, one a family")
+        for endpoint, site in interfaces:
+            if self.at(endpoint, site) is not None:
+                raise ValueError(f"a host already lives at {endpoint}")
+
     def admit(self, host: SimHost, interfaces: Sequence[Interface]) -> Attachment:
-        """Plug a host in, where nobody lives. Raises ValueError for interfaces that don't go together."""
+        """Plug a host in, where `check` found nothing wrong."""
         attachment = Attachment(self, self._network, interfaces)
         for endpoint, site in interfaces:
             if site is not None and not site.translates:

@@ -64,7 +64,7 @@ class Network:
         machine is where it was), else the next one. In a site, only the first host has a say.
         """
         interfaces = _interfaces(self._free_endpoint() if where is None else where)
-        self._refuse_taken(interfaces)
+        self.access.check(interfaces)
         endpoint = interfaces[0].endpoint
         if place is None:
             place = self._places.get(endpoint, self.made)
@@ -100,7 +100,7 @@ class Network:
         """The host roams to other addresses, which it is told; its old ones are dead from now on. ValueError when
         another lives there."""
         interfaces = _interfaces(where)
-        self._refuse_taken(interfaces)
+        self.access.check(interfaces)
         if host.index not in self._alive:
             raise ValueError(f"{host} is not on this network")
         self._remove(host)
@@ -193,11 +193,6 @@ class Network:
             return False
         low, high = (a.place, b.place) if a.place < b.place else (b.place, a.place)
         return _mix(_mix(self._broken_salt ^ low) ^ high) < self._broken
-
-    def _refuse_taken(self, interfaces: Sequence[Interface]) -> None:
-        for endpoint, site in interfaces:
-            if self.access.at(endpoint, site) is not None:
-                raise ValueError(f"a host already lives at {endpoint}")
 
     def _settle(self, host: SimHost, interfaces: Sequence[Interface]) -> Carrier:
         """Let the host live there; returns what it sends through."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations_with_replacement
@@ -9,6 +10,7 @@ from itertools import combinations_with_replacement
 import pytest
 
 from dht.host import Endpoint
+from dht.udp import UdpHost
 from sims.access import Interface, Site
 from sims.engine import Engine, SimHost
 from sims.latency import Constant, Latency, Matrix
@@ -168,6 +170,27 @@ def test_a_hairpinned_datagram_comes_from_the_outer_endpoint_and_can_be_answered
     alice.send(internet.servers.first, b"claims its port")
     assert internet.hears(bob, alice, Endpoint(outer, 7000)) == Endpoint(outer, 7001)
     assert internet.hears(alice, bob, Endpoint(outer, 7001)) == Endpoint(outer, 7000)
+
+
+def test_the_same_code_classifies_and_punches_over_real_sockets() -> None:
+    async def judge() -> tuple[Verdict, bool]:
+        servers = [UdpHost(Endpoint(address, 0)) for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.2")]
+        alice, bob = UdpHost(Endpoint("127.0.0.1", 0)), UdpHost(Endpoint("127.0.0.1", 0))
+        try:
+            known = start_servers(servers)
+            verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+            classify(alice, known, verdict.set_result, beside=bob)
+            found = await asyncio.wait_for(verdict, 60)
+            punched: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            punch(alice, bob, [known.first], punched.set_result)
+            return found, await asyncio.wait_for(punched, 60)
+        finally:
+            for host in (*servers, alice, bob):
+                host.close()
+
+    verdict, punched = asyncio.run(judge())
+    assert (verdict.translated, verdict.mapping, verdict.filtering, verdict.hairpins) == (False, EI, EI, True)
+    assert verdict.preserves_port and punched
 
 
 def can_punch(a: str, b: str) -> bool:
@@ -377,6 +400,9 @@ def test_a_box_that_is_renumbered_has_a_new_address_and_its_old_one_is_dead() ->
     assert before is not None and after is not None and after.address == "198.51.100.9"
     assert internet.hears(bob, alice, before) is None
     assert internet.hears(bob, alice, after) == bob.endpoint
+    with pytest.raises(ValueError, match="one a family"):
+        internet.network.move(alice, [Interface(Endpoint("192.0.2.1", 1)), Interface(Endpoint("192.0.2.2", 1))])
+    assert internet.hears(bob, alice, after) == bob.endpoint, "a refused move changes nothing"
     with pytest.raises(ValueError, match="another box's"):
         internet.network.access.site(PORT, "198.51.100.9")
 
@@ -584,6 +610,16 @@ def test_a_ring_of_twelve_forms_of_which_four_are_behind_port_restricted_boxes(s
     node = next(node for node in world.nodes if world.hosts[node.id].endpoint.address == "10.0.0.2")
     world.crash(node)
     world.engine.run_for(2)
+    world.start(2)
+    world.engine.run_until(world.whole, limit_s=300)
+
+
+def test_a_node_with_ipv6_alone_joins_through_one_that_has_both() -> None:
+    engine = Engine(SEED)
+    world = World(engine, Network(engine, Constant(50.0)), make_identities(4, SEED, now=START_S))
+    for number, behind in enumerate(("dual-stack", "ipv6-only", "port-dual-stack", "ipv6-only")):
+        world.start(number, behind=behind)
+    world.engine.run_until(world.whole, limit_s=300)
 
 
 def test_worlds_with_boxes_replay_too() -> None:
@@ -593,3 +629,18 @@ def test_worlds_with_boxes_replay_too() -> None:
         world.engine.run_for(30)
         hashes.append(world.engine.trace_hash)
     assert hashes[0] == hashes[1]
+
+
+def test_the_probe_drops_whatever_is_not_its_own() -> None:
+    internet = Internet()
+    stranger, host = internet.behind("public"), internet.behind("full")
+    verdicts: list[Verdict] = []
+    classify(host, internet.servers, verdicts.append)
+    rng = internet.engine.rng
+    for _ in range(2000):
+        noise = bytes((rng.randrange(0xD8, 0xF0),)) + rng.randbytes(rng.randrange(0, 40))
+        stranger.send(rng.choice(internet.servers), noise)
+        stranger.send(Endpoint("198.18.0.2", 7000), noise)
+        internet.engine.run_for(0.001)
+    internet.engine.run_until(lambda: bool(verdicts), limit_s=30)
+    assert (verdicts[0].mapping, verdicts[0].filtering) == (EI, EI)
