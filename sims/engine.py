@@ -190,7 +190,7 @@ class SimHost:
     """A `Host` in a simulated world. Made by `sims.network.Network.host`.
 
     Counts what it sends and what is handed to it, with IP and UDP headers, whatever becomes of the datagrams.
-    `index` is unique in its world; `place` is what latency models know it by.
+    `index` is unique in its world; `place` is what latency models know it by. `endpoint` is the first of `endpoints`.
     """
 
     __slots__ = (
@@ -201,6 +201,7 @@ class SimHost:
         "_waiting",
         "_waiting_bytes",
         "endpoint",
+        "endpoints",
         "engine",
         "group",
         "header_bytes",
@@ -216,6 +217,7 @@ class SimHost:
     def __init__(self, engine: Engine, network: Carrier, endpoint: Endpoint, index: int = 0, place: int = 0) -> None:
         self.engine = engine
         self.endpoint = endpoint
+        self.endpoints: tuple[Endpoint, ...] = (endpoint,)
         self.index, self.place = index, place
         self.group = 0
         self.state = HostState.RUNNING
@@ -257,7 +259,7 @@ class SimHost:
             self.send(to, bytes(buffer[start : start + size]))
 
     def local_endpoints(self) -> Sequence[Endpoint]:
-        return (self.endpoint,)
+        return self.endpoints
 
     def on_receive(self, receive: Receive) -> None:
         self._receive = receive
@@ -312,10 +314,15 @@ class SimHost:
         for timer in stalled:
             self.engine.post(0.0, self.fire, timer)
 
-    def relocate(self, endpoint: Endpoint) -> None:
-        """Take a new address; protocol code hears of it in an event of its own."""
-        self.endpoint = endpoint
-        self.header_bytes = 48 if ":" in endpoint.address else 28
+    def plug(self, network: Carrier, endpoints: Sequence[Endpoint]) -> None:
+        """Send through `network` from now on, and listen at `endpoints`."""
+        self._network = network
+        self.endpoint, self.endpoints = endpoints[0], tuple(endpoints)
+        self.header_bytes = 48 if ":" in self.endpoint.address else 28
+
+    def relocate(self, network: Carrier, endpoints: Sequence[Endpoint]) -> None:
+        """Take new addresses; protocol code hears of it in an event of its own."""
+        self.plug(network, endpoints)
         self.engine.post(0.0, self._tell_changed)
 
     def _tell_changed(self) -> None:

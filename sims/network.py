@@ -1,4 +1,4 @@
-"""Carries datagrams between simulated hosts: latency, jitter, loss, duplicates, cuts and partitions.
+"""Carries datagrams between simulated hosts: latency, jitter, loss, duplicates, cuts, broken links and partitions.
 
 What arrives, arrives in a later event, never within `send`. A datagram to an address where nobody lives is lost
 without notice, as on the real network. It never looks into datagrams and knows nothing of the protocol.
@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dht.host import Endpoint
-from sims.engine import Engine, HostState, SimHost
+from sims.access import DEFAULT_PORT, Access, Interface
+from sims.engine import Carrier, Engine, HostState, SimHost
 from sims.latency import Latency
 
 MAX_DATAGRAM_BYTES = 65_507  # 65,535 less the IPv4 and UDP headers
 FIRST_ADDRESS = int(ipaddress.IPv4Address("10.0.0.1"))
-DEFAULT_PORT = 7000
+HASH_BITS = (1 << 64) - 1
 
 
 class Network:
     """The only network of its world. `counters` says what became of the datagrams that did not simply arrive:
-    lost, duplicated, cut, unaddressed, oversized, unread."""
+    lost, duplicated, cut, filtered by a box, unaddressed, oversized, unread. `access` makes sites behind boxes."""
 
     __slots__ = (
+        "_alive",
+        "_broken",
+        "_broken_salt",
         "_cuts",
         "_hosts",
         "_places",
+        "access",
         "counters",
         "duplicate",
         "engine",
@@ -44,41 +49,44 @@ class Network:
         self.loss, self.duplicate, self.jitter_s = loss, duplicate, jitter_s
         self.counters: Counter[str] = Counter()
         self.made = 0
-        self._hosts: dict[Endpoint, SimHost] = {}
+        self.access = Access(self)
+        self._alive: dict[int, SimHost] = {}  # by index
+        self._hosts: dict[Endpoint, SimHost] = {}  # those with one public endpoint
         self._places: dict[Endpoint, int] = {}
         self._cuts: set[tuple[int, int]] = set()
+        self._broken, self._broken_salt = 0, 0
 
-    def host(self, endpoint: Endpoint | None = None, place: int | None = None) -> SimHost:
-        """A new host, at `endpoint` or at the next free address of 10.0.0.0/8. ValueError when one lives there.
+    def host(self, where: Endpoint | Sequence[Interface] | None = None, place: int | None = None) -> SimHost:
+        """A new host, at a public endpoint, by default at the next free address of 10.0.0.0/8, or with interfaces as
+        `Access.behind` makes them. ValueError when one lives there.
 
         `place` is its number in the latency model: by default that of the host that lived there last (a restarted
-        machine is where it was), else the next one.
+        machine is where it was), else the next one. In a site, only the first host has a say.
         """
-        if endpoint is None:
-            endpoint = self._free_endpoint()
-        if endpoint in self._hosts:
-            raise ValueError(f"a host already lives at {endpoint}")
+        interfaces = _interfaces(self._free_endpoint() if where is None else where)
+        self.access.check(interfaces)
+        endpoint = interfaces[0].endpoint
         if place is None:
             place = self._places.get(endpoint, self.made)
         host = SimHost(self.engine, self, endpoint, index=self.made, place=place)
+        host.plug(self._settle(host, interfaces), [interface.endpoint for interface in interfaces])
         self.made += 1
-        self._places[endpoint] = place
-        self._hosts[endpoint] = host
+        self._alive[host.index] = host
         return host
 
     def hosts(self) -> list[SimHost]:
         """All hosts that are not down, in the order of their creation."""
-        return sorted(self._hosts.values(), key=lambda host: host.index)
+        return list(self._alive.values())
 
     def at(self, endpoint: Endpoint) -> SimHost | None:
-        """The host that lives at `endpoint`."""
+        """The host whose one endpoint is the public `endpoint`."""
         return self._hosts.get(endpoint)
 
     def crash(self, host: SimHost) -> None:
         """The process dies without a word. To restart it, ask for a new host at the same endpoint."""
         host.halt(HostState.DOWN)
-        if self._hosts.get(host.endpoint) is host:
-            del self._hosts[host.endpoint]
+        if self._alive.pop(host.index, None) is not None:
+            self._remove(host)
 
     def freeze(self, host: SimHost) -> None:
         """SIGSTOP: timers wait, and arriving datagrams too, up to a socket buffer full."""
@@ -88,22 +96,21 @@ class Network:
         """SIGCONT."""
         host.thaw()
 
-    def move(self, host: SimHost, endpoint: Endpoint, place: int | None = None) -> None:
-        """The host roams to another address, which it is told; its old address is dead from now on."""
-        if endpoint in self._hosts:
-            raise ValueError(f"a host already lives at {endpoint}")
-        if self._hosts.get(host.endpoint) is not host:
+    def move(self, host: SimHost, where: Endpoint | Sequence[Interface], place: int | None = None) -> None:
+        """The host roams to other addresses, which it is told; its old ones are dead from now on. ValueError when
+        another lives there."""
+        interfaces = _interfaces(where)
+        self.access.check(interfaces)
+        if host.index not in self._alive:
             raise ValueError(f"{host} is not on this network")
-        del self._hosts[host.endpoint]
-        self._hosts[endpoint] = host
+        self._remove(host)
         if place is not None:
             host.place = place
-        self._places[endpoint] = host.place
-        host.relocate(endpoint)
+        host.relocate(self._settle(host, interfaces), [interface.endpoint for interface in interfaces])
 
     def partition(self, groups: Iterable[Iterable[SimHost]]) -> None:
         """Only hosts of the same group reach each other. Hosts in no group, and new ones, form one more group."""
-        for host in self._hosts.values():
+        for host in self._alive.values():
             host.group = 0
         for number, group in enumerate(groups, start=1):
             for host in group:
@@ -119,25 +126,45 @@ class Network:
         """Undo `cut`, in both directions."""
         self._cuts -= {(a.index, b.index), (b.index, a.index)}
 
+    def break_links(self, fraction: float, salt: int = 0) -> None:
+        """Nothing passes between this fraction of all pairs of places, whoever lives there: the same pairs for the
+        same seed and `salt`, both ways, with no table. 0 mends them. `heal` does not."""
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"a fraction is from 0 to 1, not {fraction}")
+        self._broken = int(fraction * (HASH_BITS + 1))
+        self._broken_salt = _mix(_mix(self.engine.seed & HASH_BITS) ^ (salt & HASH_BITS))
+
     def heal(self) -> None:
         """Undo every partition and every cut."""
         self.partition(())
         self._cuts.clear()
 
     def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
-        """Called by `SimHost.send`."""
+        """Called by `SimHost.send` of hosts with one public endpoint."""
         destination = self._hosts.get(to)
-        if destination is None:
-            self.counters["unaddressed"] += 1
+        if destination is None or destination.header_bytes != source.header_bytes:
+            self.access.cross(source, source.endpoint, to, datagram)
             return
-        if source.group != destination.group or (self._cuts and (source.index, destination.index) in self._cuts):
+        if source.group != destination.group or ((self._cuts or self._broken) and self._parted(source, destination)):
             self.counters["cut"] += 1
             return
+        delay_s = self.latency.one_way_s(source.place, destination.place)
+        self.launch(delay_s, self._arrive, source, source.endpoint, to, datagram)
+
+    def launch(
+        self,
+        delay_s: float,
+        arrive: Callable[[SimHost, Endpoint, Endpoint, bytes], None],
+        origin: SimHost,
+        source: Endpoint,
+        to: Endpoint,
+        datagram: bytes,
+    ) -> None:
+        """Call `arrive` with the rest in `delay_s` seconds and jitter, once, twice, or never."""
         if len(datagram) > MAX_DATAGRAM_BYTES:
             self.counters["oversized"] += 1
             return
         engine = self.engine
-        delay_s = self.latency.one_way_s(source.place, destination.place)
         copies = 1
         if self.duplicate and engine.rng.random() < self.duplicate:
             self.counters["duplicated"] += 1
@@ -147,15 +174,50 @@ class Network:
                 self.counters["lost"] += 1
                 continue
             jitter_s = engine.rng.random() * self.jitter_s if self.jitter_s else 0.0
-            engine.post(delay_s + jitter_s, self._arrive, source.index, source.endpoint, to, datagram)
+            engine.post(delay_s + jitter_s, arrive, origin, source, to, datagram)
 
-    def _arrive(self, sender: int, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def hand(self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes) -> None:
+        """What `origin` sent has come all the way to `destination`, which sees it come from `source`."""
+        if origin.group != destination.group or self._parted(origin, destination):
+            self.counters["cut"] += 1
+            return
+        self.engine.trace(origin.index, destination.index, len(datagram))
+        if not destination.deliver(datagram, source):
+            self.counters["unread"] += 1
+
+    def _parted(self, a: SimHost, b: SimHost) -> bool:
+        """Whether a cut or a broken link keeps `b` from hearing `a`."""
+        if (a.index, b.index) in self._cuts:
+            return True
+        if not self._broken or a.place == b.place:
+            return False
+        low, high = (a.place, b.place) if a.place < b.place else (b.place, a.place)
+        return _mix(_mix(self._broken_salt ^ low) ^ high) < self._broken
+
+    def _settle(self, host: SimHost, interfaces: Sequence[Interface]) -> Carrier:
+        """Let the host live there; returns what it sends through."""
+        first = interfaces[0]
+        carrier: Carrier = self
+        if len(interfaces) == 1 and first.site is None:
+            self._hosts[first.endpoint] = host
+        else:
+            carrier = self.access.admit(host, interfaces)
+        for endpoint, site in interfaces:
+            if site is None:
+                self._places[endpoint] = host.place
+        return carrier
+
+    def _remove(self, host: SimHost) -> None:
+        if not self.access.dismiss(host):
+            del self._hosts[host.endpoint]
+
+    def _arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
         # Looked up again: meanwhile the host may have moved, or another process may have taken the endpoint.
         destination = self._hosts.get(to)
         if destination is None:
             self.counters["unaddressed"] += 1
             return
-        self.engine.trace(sender, destination.index, len(datagram))
+        self.engine.trace(origin.index, destination.index, len(datagram))
         if not destination.deliver(datagram, source):
             self.counters["unread"] += 1
 
@@ -166,3 +228,15 @@ class Network:
             if endpoint not in self._hosts and endpoint not in self._places:
                 return endpoint
             number += 1
+
+
+def _interfaces(where: Endpoint | Sequence[Interface]) -> Sequence[Interface]:
+    return (Interface(where),) if isinstance(where, Endpoint) else where
+
+
+def _mix(number: int) -> int:
+    """Spreads 64 bits over 64 bits: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    number = (number + 0x9E3779B97F4A7C15) & HASH_BITS
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & HASH_BITS
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & HASH_BITS
+    return number ^ (number >> 31)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.node import Node, NodeConfig
 from dht.ring import NEAR
 from dht.storage import MemoryStorage
+from sims.access import Interface, Site
 from sims.engine import Engine, SimHost
+from sims.nat import PRESETS
 from sims.network import Network
 
 
@@ -27,22 +30,45 @@ class World:
         self.nodes: list[Node] = []
         self.hosts: dict[int, SimHost] = {}  # by node id
         self.storages: dict[int, MemoryStorage] = {}
+        self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
         self._config = NodeConfig()
 
     def endpoint(self, number: int) -> Endpoint:
+        """Where node `number` is, or the box before it: in RFC 2544's range."""
         return Endpoint(f"198.18.{number >> 8}.{number & 255}", 7000)
 
-    def start(self, number: int, bootstraps: Sequence[int] = (0,), config: NodeConfig | None = None) -> Node:
-        """Start node `number`; it knows the endpoints of `bootstraps` (its own is left out)."""
+    def endpoint6(self, number: int) -> Endpoint:
+        """Where it is in the other family, if it is: in RFC 5180's range."""
+        return Endpoint(str(IPv6Address((0x2001_0002 << 96) + number + 1)), 7000)
+
+    def start(
+        self, number: int, bootstraps: Sequence[int] = (0,), config: NodeConfig | None = None, behind: str | None = None
+    ) -> Node:
+        """Start node `number`; it knows the endpoints of `bootstraps` (its own is left out), which should be public.
+
+        `behind` names one of `sims.nat.PRESETS`: boxes are built for it, which stay when the node is restarted.
+        """
         identity = self._identities[number]
-        host = self.network.host(self.endpoint(number))
+        if behind is not None:
+            address, address6 = self.endpoint(number).address, self.endpoint6(number).address
+            self.interfaces[number] = self.network.access.behind(PRESETS[behind], address, address6)
+        host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
         node = Node(host, identity, storage, config or self._config)
         self.hosts[node.id] = host
         self.nodes.append(node)
-        node.start([self.endpoint(bootstrap) for bootstrap in bootstraps if bootstrap != number])
+        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
+        node.start([endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
         return node
+
+    def site(self, number: int) -> Site | None:
+        """The site that node `number` is in."""
+        return next((site for _, site in self.interfaces.get(number, ()) if site is not None), None)
+
+    def _known_endpoints(self, number: int) -> list[Endpoint]:
+        interfaces = self.interfaces.get(number, ())
+        return [endpoint for endpoint, site in interfaces if site is None] or [self.endpoint(number)]
 
     def grow(self, count: int, *, gap_s: float = 0.0, settle_s: float = 300.0) -> None:
         """Start `count` more nodes, `gap_s` apart, and run until the ring is whole."""
