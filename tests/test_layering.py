@@ -37,6 +37,8 @@ SHELLS = {
     "ipop.notify",
     "ipop.places",
     "ipop.tap_offload",
+    "shortcuts.gateway",
+    "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
     "sims.world",
