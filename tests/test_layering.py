@@ -38,6 +38,7 @@ SHELLS = {
     "ipop.places",
     "ipop.tap_offload",
     "shortcuts.gateway",
+    "shortcuts.multicast",
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",

@@ -137,7 +137,7 @@ class Home:
         """What miniupnpd and the hosts have logged."""
         return "\n".join(file.read_text(errors="replace") for file in sorted(self._folder.glob("*.log")))
 
-    def start(self, *methods: str, refresh_s: float = 300.0) -> MappedHost:
+    def start(self, *methods: str, refresh_s: float = 300.0) -> LineReader:
         """Start the program whose port is to be mapped."""
         script = Path(__file__).with_name("mapped_host.py")
         command: list[str | Path] = [sys.executable, script, str(PORT), str(refresh_s), *methods]
@@ -145,7 +145,7 @@ class Home:
         with (self._folder / "host.log").open("ab") as log:
             process = self.host.spawn(*command, stdout=subprocess.PIPE, stderr=log, environment=environment)
         self._processes.append(process)
-        return MappedHost(process)
+        return LineReader(process)
 
     def _must(self, *command: str, stdin_text: str = "") -> str:
         done = self.router.run(*command, stdin_text=stdin_text)
@@ -154,8 +154,8 @@ class Home:
         return done.stdout
 
 
-class MappedHost:
-    """The running `mapped_host.py`."""
+class LineReader:
+    """A running program that says what happens to it, line by line."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -169,10 +169,15 @@ class MappedHost:
             readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
             part = os.read(self.process.stdout.fileno(), 4096) if readable else b""
             if not part:
-                raise LabError(f"the mapped host said nothing more after {self._said!r}")
+                raise LabError(f"the program said nothing more after {self._said!r}")
             self._said += part
         line, _, self._said = self._said.partition(b"\n")
         return line.decode()
+
+    def remaining(self) -> list[str]:
+        """All lines until the end of its output; it has ended, or is about to."""
+        assert self.process.stdout is not None
+        return (self._said + self.process.stdout.read()).decode().splitlines()
 
     def stop(self) -> list[str]:
         """Ask it to stop; all it says until it has."""
