@@ -14,7 +14,7 @@ from sims.lab.lab import wait_until
 from sims.lab.namespace import LabError, Namespace, end
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 ROUTER_LAN, HOST = "192.168.7.1", "192.168.7.2"
 # miniupnpd forwards nothing from an address that it knows to be set aside; these belong to somebody, far from here.
 ROUTER_WAN, OUTSIDE = "11.0.0.1", "11.0.0.2"
