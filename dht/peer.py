@@ -41,6 +41,7 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "packets",
         "path",
         "path_heard_at",
         "paths",
@@ -76,6 +77,7 @@ class Peer:
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
         self.path_heard_at = now  # by the path in use
+        self.packets = 0  # of users', both ways
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.storage import Storage
+from shortcuts.node import ShortcutConfig
 
 DEFAULT_PORT = 7077
 DEFAULT_LISTEN = Endpoint("0.0.0.0", DEFAULT_PORT)  # The wildcard: IPv4 and IPv6.
@@ -26,6 +27,7 @@ class VpnConfig:
     identity: Identity
     storage: Storage
     aes: bool = False  # AES-GCM is done in hardware here
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
 
 @dataclass(frozen=True, slots=True)

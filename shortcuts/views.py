@@ -43,7 +43,7 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as far as each end knows its own."""
+    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as each end knows its own."""
 
     peer_id: int
     name: str
