@@ -50,9 +50,9 @@ class NatLab(Laboratory):
         self._hosts: dict[str, NatHost] = {}
         try:
             self._wires = Wires()
-            self._internet = Internet(self._wires)
+            self.internet = Internet(self._wires)
             for site in (*plan.sites, SitePlan(INTERNET)):
-                self.sites[site.name] = Site(site, self._internet)
+                self.sites[site.name] = Site(site, self.internet)
             for number, host in enumerate(plan.hosts, 1):
                 made = NatHost(host, number, self.folder / host.name)
                 self._hosts[host.name] = made
@@ -85,7 +85,7 @@ class NatLab(Laboratory):
 
     def wait_for_wires(self) -> None:
         """Wait until every switch forwards to all of its ports."""
-        switches = [self._internet.switch, *(switch for site in self.sites.values() for switch in site.switches)]
+        switches = [self.internet.switch, *(switch for site in self.sites.values() for switch in site.switches)]
 
         def up() -> bool:
             """every switch forwards"""
@@ -195,7 +195,7 @@ class NatLab(Laboratory):
     def _dismantle(self) -> None:
         for site in self.sites.values():
             site.close()
-        if hasattr(self, "_internet"):
-            self._internet.close()
+        if hasattr(self, "internet"):
+            self.internet.close()
         if hasattr(self, "_wires"):
             self._wires.close()

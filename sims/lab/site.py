@@ -49,6 +49,19 @@ class Internet:
     def new_number(self) -> int:
         return next(self._numbers)
 
+    def join(self, machine: Namespace) -> tuple[str, str]:
+        """Plug in a machine that is no host of a plan, as `eth0`; its IPv4 and IPv6 addresses. It leaves when its
+        namespace goes."""
+        number = self.new_number()
+        self.switch.plug(machine.name, machine, "eth0", None)
+        machine.ip(
+            f"addr add {address4(number)}/16 dev eth0",
+            f"addr add {address6(number)}/64 dev eth0 nodad",
+            f"route add default via {GATEWAY4}",
+            f"route add default via {GATEWAY6}",
+        )
+        return address4(number), address6(number)
+
     def close(self) -> None:
         self.namespace.close()
 
