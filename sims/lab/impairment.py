@@ -6,13 +6,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 MAX_DELAY_MS = 60_000.0
+UNITS = {"ms": "ms", "percent": "%", "mbit": "Mbit/s", "bytes": "bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Impairment:
     """For one direction. Jitter is uniform within plus or minus, and keeps the order; what is reordered overtakes all
     that is underway. `rate_mbit` 0 is no limit, `blackhole_bytes` 0 no black hole: else an IP packet longer than that
-    is lost in silence, as where ICMP is filtered."""
+    is lost in silence, as where ICMP is filtered. ARP is never lost: it is not what such a wire stands for."""
 
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
@@ -34,8 +35,8 @@ class Impairment:
         return asdict(self)
 
     def __str__(self) -> str:
-        set_to = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.as_dict().items() if value]
-        return ", ".join(set_to) or "perfect"
+        figures = [(*name.split("_"), f"{value:g}") for name, value in self.as_dict().items() if value]
+        return ", ".join(f"{what} {value} {UNITS[unit]}" for what, unit, value in figures) or "perfect"
 
 
 KEYS = tuple(field.name for field in fields(Impairment))

@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
-from dht.certificate import Member
-from ipop.bundle import Bundle
 from sims.lab.namespace import LabError, Namespace, end, missing_tools, run
 from sims.lab.node import LabNode
+
+if TYPE_CHECKING:
+    from dht.certificate import Member
 
 TOOLS = ("ip", "bridge", "nsenter", "unshare", "setpriv")
 FOLDER_PREFIX = "p2pvpn-lab-"
@@ -64,6 +65,8 @@ class LabHost:
     @property
     def member(self) -> Member:
         """What its certificate says: node id and virtual addresses."""
+        from ipop.bundle import Bundle  # noqa: PLC0415 - heavy, and not for commands that only want to know the place
+
         return Bundle.from_text(self.bundle.read_text()).member
 
     @property

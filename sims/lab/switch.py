@@ -1,6 +1,7 @@
 """A switch †: a bridge in a namespace, with ports that can be cut one by one, pair by pair, one way, or for UDP only.
 
-Whoever sends into a cut is not told. Cuts are nftables rules of the bridge family, in the order of the frame's way.
+Whoever sends into a cut is not told, not even by an address that can't be resolved any more: ARP and its IPv6 sister
+pass all cuts. Cuts are nftables rules of the bridge family, in the order of the frame's way.
 """
 
 from __future__ import annotations
@@ -19,15 +20,21 @@ table bridge cuts {
     set no_udp { type ifname; }
     chain arriving {
         type filter hook prerouting priority 0
+        meta protocol arp accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         iifname @mute drop
         iifname @no_udp meta protocol { ip, ip6 } meta l4proto udp drop
     }
     chain crossing {
         type filter hook forward priority 0
+        meta protocol arp accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         iifname . oifname @pairs drop
     }
     chain leaving {
         type filter hook postrouting priority 0
+        meta protocol arp accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         oifname @deaf drop
         oifname @no_udp meta protocol { ip, ip6 } meta l4proto udp drop
     }

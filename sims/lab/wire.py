@@ -33,6 +33,7 @@ CSUM, TSO4, TSO6, TSO_ECN, USO4, USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 BASIC = CSUM | TSO4 | TSO6 | TSO_ECN
 FRAME_BYTES = 1 << 17
 ETHERNET_BYTES = 14
+ARP = b"\x08\x06"
 BATCH = 64
 # As much as this is underway in one direction before frames are dropped: 100 ms of 10 Gbit/s.
 MOST_UNDERWAY_BYTES = 125_000_000
@@ -79,7 +80,9 @@ class Line:
 
     def _accept(self, frame: bytes, now: float) -> None:
         here = self.impairment
-        if self._bytes + len(frame) > MOST_UNDERWAY_BYTES or chance(here.loss_percent):
+        if self._bytes + len(frame) > MOST_UNDERWAY_BYTES:
+            return
+        if chance(here.loss_percent) and frame[12:14] != ARP:
             return
         if here.blackhole_bytes and len(frame) - ETHERNET_BYTES > here.blackhole_bytes:
             return
