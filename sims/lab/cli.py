@@ -232,7 +232,7 @@ def demo() -> None:
     """Show nodes behind every kind of NAT, in a minute; ends with PASS or FAIL."""
     from sims.lab.natdemo import demonstrate
 
-    demonstrate(EXAMPLES / "grid.toml")
+    raise typer.Exit(0 if demonstrate(EXAMPLES / "grid.toml") else 1)
 
 
 def main() -> None:

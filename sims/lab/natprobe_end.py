@@ -59,9 +59,9 @@ def serve() -> None:
 def ask(asking: socket.socket, server: Address, words: str, hearing: socket.socket | None = None) -> list[str] | None:
     """What comes back, on the same socket or another, after the token; None after silence to several tries."""
     hearing = hearing or asking
+    command, _, rest = words.partition(" ")
+    token = secrets.token_hex(8)  # The same for all tries: an answer to an earlier one is as good.
     for _ in range(TRIES):
-        token = secrets.token_hex(8)
-        command, _, rest = words.partition(" ")
         asking.sendto(f"{command} {token} {rest}".encode(), server)
         deadline = time.monotonic() + TRY_S
         while (left_s := deadline - time.monotonic()) > 0:
@@ -90,8 +90,8 @@ def hears_itself(outside: Address, server: Address, family: int, hearing: socket
     """Whether what another socket of this host sends to an outside address comes back in."""
     with bound(family, HAIRPIN_PORT) as another:
         seen_by(server, another)  # A mapping of its own first, as RFC 4787 section 6 has it.
+        token = secrets.token_hex(8).encode()
         for _ in range(TRIES):
-            token = secrets.token_hex(8).encode()
             another.sendto(token, outside)
             deadline = time.monotonic() + TRY_S
             while (left_s := deadline - time.monotonic()) > 0 and select.select([hearing], [], [], left_s)[0]:

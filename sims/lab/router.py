@@ -149,13 +149,13 @@ class Router:
         """Forget every mapping, as when it is switched off and on again; new ones have other ports."""
         self._rebound += 1
         self._load()
+        done = self.namespace.run(sys.executable, "-m", "sims.lab.conntrack")
+        if done.returncode != 0:
+            raise LabError(f"the mappings of {self.namespace.name} can't be flushed: {done.stderr.strip()[-200:]}")
 
     def _load(self) -> None:
         ports = PORT_RANGES[self._rebound % len(PORT_RANGES)] if self._rebound else None
         nft(self.namespace, rules(self._plan, self._nat, self._wan, ports))
-        done = self.namespace.run(sys.executable, "-m", "sims.lab.conntrack")
-        if done.returncode != 0:
-            raise LabError(f"the mappings of {self.namespace.name} can't be flushed: {done.stderr.strip()[-200:]}")
 
     def close(self) -> None:
         self.namespace.close()

@@ -40,6 +40,7 @@ table bridge cuts {
     }
 }
 """
+NO_IP_RULES = "for f in /proc/sys/net/bridge/bridge-nf-call-*tables; do [ ! -e $f ] || echo 0 > $f; done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Switch:
         self._ports = 0
         namespace.ip(f"link add name {bridge} type bridge mcast_snooping 0", f"link set {bridge} up")
         nft(namespace, TABLE)
+        # Where br_netfilter is loaded, frames that only pass would be translated as what is routed is.
+        namespace.run("sh", "-c", NO_IP_RULES)
 
     def plug(self, name: str, machine: Namespace, interface: str, impairment: Impairment | None) -> Port:
         """Join a machine: `interface` appears in its namespace, and is up. With an impairment, even a perfect one, the

@@ -179,12 +179,14 @@ def test_ipv6_passes_a_home_router_outwards_only(ground: NatLab) -> None:
 
 
 def test_a_host_without_udp_has_it_back_when_unblocked(ground: NatLab, probes: Probes) -> None:
+    pair = ("public", "sym")
     ground.block_udp("sym")
     try:
-        assert probes.classify([ground.host("sym")]) == {"sym": None}
+        assert probes.punch([pair]) == {pair: False}
+        assert hears(ground, "sym", ground.host("public").underlay4), "nothing else is blocked"
     finally:
         ground.unblock_udp("sym")
-    assert probes.classify([ground.host("sym")])["sym"] is not None
+    assert probes.punch([pair]) == {pair: True}
 
 
 def test_a_cut_is_between_those_two_only_and_can_be_mended(ground: NatLab) -> None:
@@ -333,11 +335,9 @@ def test_the_command_brings_a_laboratory_up_works_in_it_and_takes_it_down(tmp_pa
         assert terminal.run("exec", "guest", "sh", "-c", "exit 7").returncode == 7
         status = terminal.run("exec", "guest", "p2pvpn", "status", "--json")
         assert json.loads(status.stdout)["node"]["name"] == "guest", status.stderr
-        assert "no host 'gest'" in terminal.run("exec", "gest", "true").stderr
         rows = {row["host"]: row for row in json.loads(terminal.run("status", "--json").stdout)}
         server = rows["server"]["underlay"][0]
         pings = ("exec", "guest", "ping", "-c1", "-W1", server)
-        assert terminal.run(*pings).returncode == 0
         assert terminal.run("cut", "guest", "server").returncode == 0
         assert terminal.run(*pings).returncode == 1
         assert terminal.run("mend", "guest", "server").returncode == 0
@@ -346,14 +346,11 @@ def test_the_command_brings_a_laboratory_up_works_in_it_and_takes_it_down(tmp_pa
             terminal.run("wire", "guest", "--delay-ms", "5", "--only", "up").stdout == "up: delay 5 ms\ndown: perfect\n"
         )
         assert "jitter_ms is 9" in terminal.run("wire", "guest", "--jitter-ms", "9").stderr
-        assert "no wire" in terminal.run("wire", "server").stderr
-        assert terminal.run("rebind", "guest").returncode == 0
         down = terminal.run("down")
         assert (down.returncode, down.stderr) == (0, "")
         assert not terminal.folders()
         assert gone(list(holders.values()))
         assert terminal.up.wait(UP_LIMIT_S) == 0
-        assert "no laboratory is up" in terminal.run("status").stderr
     finally:
         end(terminal.up)
 
@@ -400,5 +397,6 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path: Path) -> None:
     assert terminal.up.returncode == 1
     assert printed.decode().count("\n") == 1
     assert "two.toml, line 2: host.a.nat: 'prt' is none of" in printed.decode()
+    assert "no laboratory is up" in terminal.run("exec", "a", "true").stderr
     wrong = terminal.run("wire", "a", "--only", "sideways")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
