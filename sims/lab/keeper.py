@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from sims.lab.namespace import LabError
@@ -151,7 +152,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "rebind": NatLab.rebind,
     "move": NatLab.move,
     "block-udp": NatLab.block_udp,
-    "unblock-udp": NatLab.unblock_udp,
+    "unblock-udp": partial(NatLab.block_udp, blocked=False),
     "classify": classify,
     "punch": punch,
 }

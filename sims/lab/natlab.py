@@ -13,12 +13,13 @@
         lab.rebind("port")                        # its router forgets its mappings; new ones have other ports
         lab.move("sym")                           # another address at the same site
         lab.move("sym", "home")                   # to another site; "internet" is the switch itself
-        lab.block_udp("full")                     # and lab.unblock_udp("full")
+        lab.block_udp("full")                     # and lab.block_udp("full", blocked=False)
         lab.wire("home").change(Impairment(delay_ms=50))   # of a link that has `wire` in the file
 
 `sims.lab.plan` has the values, `sims.lab.plan_file` the file's keys. Two hosts at the same site meet on its LAN;
 `cut` between hosts of different sites cuts these sites from each other. Nodes find each other through the plan's
-bootstraps. `lab.start(host)` returns a `LabNode`, kept in `lab.nodes` by the host's name.
+bootstraps. `lab.start(host)` returns a `LabNode`, kept in `lab.nodes` by the host's name; nodes listen on 7000 and
+counting, `host.port`. Use it from the thread that made it: what it starts ends with that thread, so that nothing stays.
 """
 
 from __future__ import annotations
@@ -158,15 +159,13 @@ class NatLab(Laboratory):
         site.attach(host)
         self.wait_for_wires()
 
-    def block_udp(self, name: str) -> None:
-        """Lose all UDP on the link of a host or site, in both directions; everything else passes."""
+    def block_udp(self, name: str, *, blocked: bool = True) -> None:
+        """Lose all UDP on the link of a host or site, in both directions, or no more; everything else passes."""
         port = self._link(name)
-        port.switch.block_udp(port)
-
-    def unblock_udp(self, name: str) -> None:
-        """Undo `block_udp`."""
-        port = self._link(name)
-        port.switch.unblock_udp(port)
+        if blocked:
+            port.switch.block_udp(port)
+        else:
+            port.switch.unblock_udp(port)
 
     def _link(self, name: str) -> Port:
         """A host's link, or a site's to the internet, which is the one meant where both have the same name."""

@@ -130,7 +130,7 @@ class Site:
         if self.plan.ip is Family.DUAL:
             outermost.set_wan6(address6(self._number))
         if self.plan.firewall is Firewall.NO_UDP:
-            self.block_udp()
+            internet.switch.block_udp(self.ports[-1])
 
     def _add_router(self, name: str, nat: NatType, lan: str) -> None:
         self.routers.append(Router(name, self.plan, nat, lan, self._internet.wires))
@@ -189,13 +189,6 @@ class Site:
         """All its NATs lose their mappings, and give others for what goes on."""
         for router in self.routers:
             router.rebind()
-
-    def block_udp(self) -> None:
-        """No UDP between this site and the internet. Only for one with a router."""
-        self.ports[-1].switch.block_udp(self.ports[-1])
-
-    def unblock_udp(self) -> None:
-        self.ports[-1].switch.unblock_udp(self.ports[-1])
 
     def close(self) -> None:
         for router in self.routers:
