@@ -227,7 +227,8 @@ def test_a_wire_delays_loses_repeats_and_swallows_from_when_it_is_told(ground: N
     received = int(re.findall(r"(\d+) received", ping(ground, "public", far, "-c300", "-i0.01", "-W2"))[0])
     assert 150 <= received <= 270, "210 are expected; the standard deviation is 8"
     wire.change(up=Impairment(duplicate_percent=100))
-    assert "+3 duplicates" in ping(ground, "public", far, "-c4", "-i0.1", "-W2"), "the last one's is not waited for"
+    # ping may not wait for the last one's.
+    assert re.search(r"\+[34] duplicates", ping(ground, "public", far, "-c4", "-i0.1", "-W2"))
     wire.change(up=Impairment(blackhole_bytes=1000))
     assert hears(ground, "public", far)
     assert "100% packet loss" in ping(ground, "public", far, "-c2", "-W1", "-s1200")
