@@ -127,6 +127,10 @@ class Node:
         """Replace the bootstraps: their names resolve to other addresses now."""
         self._parts.acquaintances.use_bootstraps(bootstraps)
 
+    def meet(self, contact: Contact) -> None:
+        """Somebody says that this node is a member: seek an edge to it, and through it to its ring."""
+        self._parts.acquaintances.meet(contact)
+
     @property
     def described(self) -> bool:
         """Whether a majority of the replica points holds this node's descriptor."""

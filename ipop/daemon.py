@@ -41,6 +41,7 @@ from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.notify import notify
 from ipop.places import runtime_directory, state_directory
+from ipop.surroundings import Surroundings
 from ipop.vnet import Offloads
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ async def _up(settings: UpSettings) -> int:
 
         tap.on_lost(tap_lost)
         await control.start(Commands(vpn, stop.set).serve)
-        joining = loop.create_task(_join(vpn, settings.bootstraps))
+        surroundings = Surroundings(host, vpn, portmap=settings.portmap, lan=settings.lan)
+        joining = loop.create_task(_join(vpn, settings.bootstraps, surroundings.start))
         # What was loaded so far stays for good: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -115,6 +117,7 @@ async def _up(settings: UpSettings) -> int:
             notify("STOPPING=1")
             joining.cancel()
             vpn.stop()
+            await surroundings.finish()
         await asyncio.sleep(FAREWELL_S)
     for reason in failed:
         raise SetupError(reason)
@@ -189,7 +192,7 @@ def _remove_if_empty(path: Path) -> None:
         path.rmdir()
 
 
-async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...]) -> None:
+async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...], started: Callable[[], None]) -> None:
     """Start the node with its bootstraps, and tell it when their names mean something else.
 
     Even if DNS knows none of them it starts: peers of earlier runs may be there, and rings that meet later merge.
@@ -200,6 +203,7 @@ async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...]) -> None:
             vpn.ring.use_bootstraps(endpoints)
         else:
             vpn.start(endpoints)
+            started()
 
     await keep_resolved(bootstraps, use, vpn.is_ready)
 
