@@ -16,6 +16,7 @@ from dht.contact import Contact
 from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
+from dht.features import Feature
 from dht.fragments import MAX_PLAINTEXT_BYTES
 from dht.host import Endpoint, Host
 from dht.identity import Identity
@@ -188,8 +189,11 @@ class Node:
         return self._parts.sessions.send_all(peer, plaintexts)
 
     def room_bytes(self, peer_id: int) -> int:
-        """The longest plaintext that reaches a peer in one piece, over the path in use."""
+        """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
+        whole packets only."""
         peer = self._parts.sessions.peers.get(peer_id)
+        if peer is not None and not peer.features & Feature.SEGMENTS:
+            return 0
         return MAX_PLAINTEXT_BYTES if peer is None or peer.endpoint is not None else ROUTED_PLAINTEXT_BYTES
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:

@@ -21,6 +21,8 @@ class Reborn(NamedTuple):
     keypair: Keypair
     instance: int
     joined: bool
+    features: int = 0
+    datagram_bytes: int = 0
 
 
 class Peer:
@@ -28,9 +30,11 @@ class Peer:
 
     __slots__ = (
         "clock_offset_s",
+        "datagram_bytes",
         "declared",
         "demand_at",
         "endpoint",
+        "features",
         "fragments",
         "heard_at",
         "hops",
@@ -65,6 +69,8 @@ class Peer:
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
+        self.features = 0  # what the peer understands: dht.features
+        self.datagram_bytes = 0  # the longest that the peer's own link carries; 0: it did not say
         self.joined = False  # the peer is a member of the ring, not only of the network
         self.told_joined = False  # the peer knows that this node is a member
         self.up = False  # a packet of this peer was opened under the present session

@@ -154,6 +154,7 @@ class Sessions:
         """A new process of this peer has proved itself: nothing its old one sent counts any more."""
         peer.reborn = None
         peer.instance, peer.joined = reborn.instance, reborn.joined
+        peer.features, peer.datagram_bytes = reborn.features, reborn.datagram_bytes
         peer.declared = ()
         peer.endpoint = None
         peer.up = False

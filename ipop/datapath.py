@@ -178,6 +178,8 @@ class DataPath:
                 try:
                     # The second byte says how to cut it, if at all.
                     room_bytes = self._ring.room_bytes(flow.peer_id)
+                    if not room_bytes:
+                        raise BadFrame("the peer takes whole packets only")
                     self._add(flow, split(frame, room_bytes) if frame[1] else (partial(frame),))
                     return
                 except BadFrame:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 
+from dht.envelope import Inner
 from dht.host import Endpoint
 from dht.node import ROUTED_PLAINTEXT_BYTES
+from dht.peer import Peer
 from dht.storage import MemoryStorage
 from dht.udp import UdpHost
 from ipop.config import VpnConfig
@@ -163,6 +166,33 @@ def test_the_same_through_a_relay(batching: tuple[bool, ...]) -> None:
             assert (peer.path, peer.hops) == ("overlay", 2)
             assert ends.nodes[2].counters["envelopes_relayed"] >= len(expected)
             assert sum(node.counters["bad_datagram"] + node.counters["inner_malformed"] for node in ends.nodes) == 0
+        finally:
+            ends.close()
+
+    asyncio.run(scene())
+
+
+def test_a_peer_of_an_older_version_gets_whole_packets() -> None:
+    async def scene() -> None:
+        ends = Ends(ALL_OFFLOADS, ALL_OFFLOADS, (True, True))
+        ends.nodes[1].ring._parts.handshakes.features = 0
+        kinds: set[int] = set()
+        try:
+            await ends.connect()
+            send = ends.nodes[0].ring._parts.sessions.send_all
+
+            def note(peer: Peer, plaintexts: Sequence[bytes], *rest: Any, **more: Any) -> bool:
+                kinds.update(plaintext[0] for plaintext in plaintexts)
+                return send(peer, plaintexts, *rest, **more)
+
+            ends.nodes[0].ring._parts.sessions.send_all = note  # type: ignore[method-assign]
+            expected = []
+            for made in map(ends.addressed, TRAFFIC):
+                expected += slow_segments(made.packet, made.size)
+                ends.taps[0].inject_virtual(made.frame)
+                await ends.wait_for(len(expected))
+            assert sorted(ends.arrived()) == sorted(expected)
+            assert kinds == {Inner.PACKET}
         finally:
             ends.close()
 

@@ -314,7 +314,7 @@ def test_a_frame_that_needs_nothing_is_complete() -> None:
 
 
 def test_a_udp_checksum_of_zero_is_sent_as_ones() -> None:
-    # Sums to 65535 whatever the header: found by search.
+    # The payload makes up for the header, so that the whole sums to 65535, whose complement is 0.
     made = Super(4, False, 1000, b"\0\0")
     whole = slow_sum(made.packet[20:])
     made = Super(4, False, 1000, (0xFFFF - whole).to_bytes(2, "big"))
