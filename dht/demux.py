@@ -112,7 +112,7 @@ class Demux:
                 alike = list(group)
                 try:
                     if source is not None and header[:1] == _ROUTED and len(alike) > 1:
-                        self.router.receive_batch(alike)
+                        self.router.receive_batch(alike, self._host.received_class)
                     else:
                         self._deliver_each(peer, alike, source)
                 except BadDatagram as refusal:
@@ -136,12 +136,14 @@ class Demux:
         else:
             self.router.send(Mode.EXACT, Content.SEALED, peer_id, datagram)
 
-    def carry_batch(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
+    def carry_batch(
+        self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int, traffic_class: int
+    ) -> None:
         """As `carry` for each, together."""
         if endpoint is not None:
-            self._host.send_batch(endpoint, datagrams)
+            self._host.send_batch(endpoint, datagrams, traffic_class)
         else:
-            self.router.send_batch(peer_id, datagrams)
+            self.router.send_batch(peer_id, datagrams, traffic_class)
 
     def deliver(self, peer: Peer, plaintext: bytes, endpoint: Endpoint | None) -> None:
         """Take what a session opened. Raises BadDatagram."""
@@ -157,7 +159,7 @@ class Demux:
             case Inner.CONTROL:
                 self.exchange.from_session(peer, plaintext[1:], endpoint)
             case Inner.ROUTED if endpoint is not None:
-                self.router.receive(plaintext[1:])
+                self.router.receive(plaintext[1:], self._host.received_class)
             case kind:
                 raise BadDatagram(f"a plaintext of kind {kind} came from '{peer.member.name}'")
 

@@ -106,10 +106,15 @@ class Host(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` once, no sooner than `delay_s` seconds from now, never before this call returns."""
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    @property
+    def received_class(self) -> int:
+        """The traffic class (DSCP and ECN, RFC 2474 and 3168) of what is being given to `receive` at this moment;
+        means nothing at any other."""
+
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Send one UDP datagram. Like UDP, it may be lost without notice; it never raises for that."""
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         """Send several datagrams to one endpoint, in order."""
 
     def local_endpoints(self) -> Sequence[Endpoint]:

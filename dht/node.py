@@ -171,22 +171,23 @@ class Node:
         else:
             self.get(node_name(peer_id), lambda result: self._described(peer_id, result, done), first=True)
 
-    def send_packet(self, peer_id: int, packet: bytes) -> bool:
-        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one)."""
+    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool:
+        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one).
+        `traffic_class` is for the outer header."""
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
-        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True)
+        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True, traffic_class=traffic_class)
 
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """Seal and send what stands for IP packets, each with its kind in front, together where that is possible;
         False when there is no session fit for it."""
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
-        return self._parts.sessions.send_all(peer, plaintexts)
+        return self._parts.sessions.send_all(peer, plaintexts, traffic_class)
 
     def room_bytes(self, peer_id: int) -> int:
         """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
+from dht.features import Feature
 from dht.fragments import MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, cut
 from dht.host import Endpoint, Host
 from dht.peer import Peer, Reborn
@@ -19,6 +20,7 @@ from dht.session import Keypair, NoKeypair
 
 MAX_PEERS = 4096
 _INDEX_BYTES = slice(4, 8)
+_ECN_MASK = 3  # of a traffic class
 
 
 class UnknownSession(StaleDatagram):
@@ -32,7 +34,8 @@ class UnknownSession(StaleDatagram):
 class Sessions:
     """The peers by node id and by session index; seals, opens and sends.
 
-    `carry(datagram, endpoint, peer_id)` moves a datagram: to an endpoint, or over the overlay when it is None.
+    `carry(datagram, endpoint, peer_id)` moves a datagram: to an endpoint, or over the overlay when it is None;
+    `carry_batch(datagrams, endpoint, peer_id, traffic_class)` moves several, or what has a traffic class.
     `deliver(peer, plaintext, endpoint)` takes what was opened. `renew(peer)` begins a handshake.
     """
 
@@ -49,7 +52,7 @@ class Sessions:
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
-        self.carry_batch: Callable[[Sequence[bytes], Endpoint | None, int], None] = self._carry_each
+        self.carry_batch: Callable[[Sequence[bytes], Endpoint | None, int, int], None] = self._carry_each
         self.renew: Callable[[Peer], None] = lambda peer: None
         self.came_up: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
@@ -185,10 +188,13 @@ class Sessions:
                 self.renew(peer)
         return peer, plaintexts, refused
 
-    def send_all(self, peer: Peer, plaintexts: Sequence[bytes]) -> bool:
-        """As `send` for each, expecting answers; one batch where that is possible. False when none were sent."""
+    def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
+        """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
+        `traffic_class` is for the outer header."""
         if peer.endpoint is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
-            sent = [self.send(peer, plaintext, expects_answer=True) for plaintext in plaintexts]
+            sent = [
+                self.send(peer, plaintext, expects_answer=True, traffic_class=traffic_class) for plaintext in plaintexts
+            ]
             return any(sent)
         now = self._host.now()
         try:
@@ -199,27 +205,29 @@ class Sessions:
         if peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += sum(map(len, datagrams))
-        self.carry_batch(datagrams, peer.endpoint, peer.id)
+        self.carry_batch(datagrams, peer.endpoint, peer.id, _for_peer(peer, traffic_class))
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
 
-    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False) -> bool:
+    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
         if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.endpoint is not None:
             return all(
                 [
-                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer)
+                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer, traffic_class)
                     for piece in cut(plaintext, self._host.rng.getrandbits(32))
                 ]
             )
-        return self._send_one(peer, plaintext, expects_answer)
+        return self._send_one(peer, plaintext, expects_answer, traffic_class)
 
-    def _carry_each(self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int) -> None:
+    def _carry_each(
+        self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int, traffic_class: int
+    ) -> None:
         for datagram in datagrams:
             self._carry(datagram, endpoint, peer_id)
 
-    def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool) -> bool:
+    def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool, traffic_class: int) -> bool:
         now = self._host.now()
         try:
             datagram = peer.session.seal(plaintext, now)
@@ -229,7 +237,15 @@ class Sessions:
         if expects_answer and peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += len(datagram)
-        self._carry(datagram, peer.endpoint, peer.id)
+        if traffic_class:
+            self.carry_batch((datagram,), peer.endpoint, peer.id, _for_peer(peer, traffic_class))
+        else:
+            self._carry(datagram, peer.endpoint, peer.id)
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
+
+
+def _for_peer(peer: Peer, traffic_class: int) -> int:
+    """RFC 6040, section 4.3: who would not hand a congestion mark on must not be sent what may be marked."""
+    return traffic_class if peer.features & Feature.ECN else traffic_class & ~_ECN_MASK

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from dht.timers import UdpTimer, UdpTimers, boottime_s
-from dht.udp_batch import segment_size
+from dht.udp_batch import read_notes
 from dht.udp_port import Port
 
 DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
@@ -50,6 +50,7 @@ class UdpHost:
         self._rng = random.SystemRandom()
         self._epoch = time.time() - boottime_s()
         self._exclude = tuple(exclude)
+        self.received_class = 0
         self._receive: Receive | None = None
         self._receive_batch: ReceiveBatch | None = None
         self._batching = batching
@@ -81,17 +82,17 @@ class UdpHost:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> UdpTimer:
         return self._timers.call_later(delay_s, callback)
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         if port is not None:
-            port.send(to, datagram)
+            port.send(to, datagram, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += 1
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         if port is not None:
-            port.send_batch(to, datagrams)
+            port.send_batch(to, datagrams, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += len(datagrams)
 
@@ -165,10 +166,11 @@ class UdpHost:
                 self.counters[f"udp_receive_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
                 continue
             endpoint = Endpoint(source[0], source[1])
-            size = 0
-            if ancillary:
-                size = segment_size(ancillary)
-                port.note_arrival(endpoint, ancillary)
+            size = self.received_class = 0
+            if ancillary != port.usual_notes:
+                size, self.received_class = read_notes(ancillary)
+                if port.notes_arrivals:
+                    port.note_arrival(endpoint, ancillary)
             if 0 < size < length:
                 left -= length // size
                 self._take_batch(buffer[:length], size, endpoint)

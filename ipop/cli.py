@@ -102,6 +102,7 @@ def up(
     tap: Annotated[str | None, typer.Option(metavar="NAME", help="The TAP device's name; else p2pvpnN.")] = None,
     state: Annotated[str | None, typer.Option(metavar="DIR", help="Where it keeps what it learns of peers.")] = None,
     control: Control = None,
+    dscp: Annotated[bool, typer.Option(help="Whether outer packets show the DSCP of what is inside.")] = True,
 ) -> None:
     """Run a node in the foreground. Prints 'ready NAME ADDRESS TAP' when its TAP device is up.
 
@@ -116,7 +117,7 @@ def up(
         bootstraps = tuple(Bootstrap.from_text(text) for text in bootstrap or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _become_node(UpSettings(file, endpoint, bootstraps, tap, state, control).to_text())
+    _become_node(UpSettings(file, endpoint, bootstraps, tap, state, control, dscp).to_text())
 
 
 @app.command()

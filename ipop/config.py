@@ -26,6 +26,7 @@ class VpnConfig:
     identity: Identity
     storage: Storage
     aes: bool = False  # AES-GCM is done in hardware here
+    copy_dscp: bool = True  # the outer header shows the inner one's DSCP
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,23 @@ class UpSettings:
     tap: str | None
     state: str | None
     control: str | None
+    copy_dscp: bool = True
 
     def to_text(self) -> str:
         return json.dumps(
-            [self.bundle, self.listen, [str(each) for each in self.bootstraps], self.tap, self.state, self.control]
+            [
+                self.bundle,
+                self.listen,
+                [str(each) for each in self.bootstraps],
+                self.tap,
+                self.state,
+                self.control,
+                self.copy_dscp,
+            ]
         )
 
     @classmethod
     def from_text(cls, text: str) -> UpSettings:
         """The inverse of `to_text`."""
-        bundle, listen, bootstraps, tap, state, control = json.loads(text)
-        return cls(bundle, Endpoint(*listen), tuple(map(Bootstrap.from_text, bootstraps)), tap, state, control)
+        bundle, listen, bootstraps, *others = json.loads(text)
+        return cls(bundle, Endpoint(*listen), tuple(map(Bootstrap.from_text, bootstraps)), *others)

@@ -50,7 +50,7 @@ class VpnNode:
         self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
-        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
+        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.

@@ -48,6 +48,8 @@ SEGMENT_BYTES = 5  # what a segment has in front of its IP header
 _FIN, _PSH, _ACK, _CWR = 0x01, 0x08, 0x10, 0x80
 _KIND_AND_INDEX = tuple(bytes((Inner.SEGMENT,)) + index.to_bytes(2, "big") for index in range(MAX_SEGMENTS))
 _PARTIAL = Struct(">BBB")
+# Where the IP header begins, by kind of plaintext.
+PACKET_AT: dict[int, int] = {Inner.PACKET: 1, Inner.SEGMENT: SEGMENT_BYTES, Inner.PARTIAL: _PARTIAL.size}
 _TCP_HEADER_BYTES, _UDP_HEADER_BYTES = 20, 8
 
 

@@ -124,7 +124,7 @@ class Network:
         self.partition(())
         self._cuts.clear()
 
-    def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
+    def carry(self, source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Called by `SimHost.send`."""
         destination = self._hosts.get(to)
         if destination is None:
@@ -147,16 +147,16 @@ class Network:
                 self.counters["lost"] += 1
                 continue
             jitter_s = engine.rng.random() * self.jitter_s if self.jitter_s else 0.0
-            engine.post(delay_s + jitter_s, self._arrive, source.index, source.endpoint, to, datagram)
+            engine.post(delay_s + jitter_s, self._arrive, source.index, source.endpoint, to, datagram, traffic_class)
 
-    def _arrive(self, sender: int, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def _arrive(self, sender: int, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int) -> None:
         # Looked up again: meanwhile the host may have moved, or another process may have taken the endpoint.
         destination = self._hosts.get(to)
         if destination is None:
             self.counters["unaddressed"] += 1
             return
         self.engine.trace(sender, destination.index, len(datagram))
-        if not destination.deliver(datagram, source):
+        if not destination.deliver(datagram, source, traffic_class):
             self.counters["unread"] += 1
 
     def _free_endpoint(self) -> Endpoint:
