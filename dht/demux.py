@@ -158,6 +158,8 @@ class Demux:
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:
                 self.exchange.from_session(peer, plaintext[1:], endpoint)
+            case Inner.SIZE if endpoint is not None:
+                self.sessions.take_size(peer, plaintext)
             case Inner.ROUTED if endpoint is not None:
                 self.router.receive(plaintext[1:], self._host.received_class)
             case kind:

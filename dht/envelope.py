@@ -30,6 +30,7 @@ class Inner(IntEnum):
     FRAGMENT = 4
     SEGMENT = 5  # of a TCP or UDP super-packet
     PARTIAL = 6  # an IP packet whose transport checksum is to be completed
+    SIZE = 8  # whether a plaintext of this length gets through (`dht.sizes`)
 
 
 class Mode(IntEnum):

@@ -351,7 +351,7 @@ class Handshakes:
             if known:
                 self.restarted(peer)
         peer.joined = payload.member
-        peer.features, peer.datagram_bytes = payload.features, payload.datagram_bytes
+        peer.said(payload.features, payload.datagram_bytes)
         offset_s = payload.clock - self._host.now()
         peer.clock_offset_s = offset_s if abs(offset_s) < WORST_CLOCK_S else 0.0
         self._sessions.install(peer, keypair)

@@ -117,6 +117,10 @@ class Host(Protocol):
     def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         """Send several datagrams to one endpoint, in order."""
 
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        """As `send`, but in one piece or not at all: no router may fragment it. False when this machine's own link
+        can't carry it."""
+
     def local_endpoints(self) -> Sequence[Endpoint]:
         """Where this host listens, one entry an address; wildcards are expanded, loopback left out unless it is
         all there is."""

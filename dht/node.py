@@ -17,7 +17,6 @@ from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.features import Feature
-from dht.fragments import MAX_PLAINTEXT_BYTES
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
@@ -28,6 +27,7 @@ from dht.peer import Peer
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
 from dht.session import OVERHEAD_BYTES
+from dht.sizes import DEFAULT_BYTES, DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
 from dht.storage import Storage
 from dht.upkeep import PING_TIMEOUT_S, Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
@@ -36,7 +36,8 @@ __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResu
 
 RECORD_LIFETIME_S = 7200.0
 # What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
-ROUTED_PLAINTEXT_BYTES = MAX_PLAINTEXT_BYTES - 1 - HEADER_BYTES - OVERHEAD_BYTES
+_ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
+ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
 _PACKET = bytes((Inner.PACKET,))
 
 M = TypeVar("M", bound=Message)
@@ -44,9 +45,11 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What may differ between nodes. `aes`: AES-GCM is done in hardware here."""
+    """What may differ between nodes. `aes`: AES-GCM is done in hardware here. `underlay_mtu`: the longest IP packet, in
+    bytes, that this node's links carry; what paths carry is found out, up to that."""
 
     aes: bool = False
+    underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     record_lifetime_s: float = RECORD_LIFETIME_S
 
 
@@ -65,6 +68,8 @@ class Node:
         self._upkeep = Upkeep(host, identity, self._parts, self.counters)
         self._running = False
         self._parts.handshakes.has_aes = config.aes
+        self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
+        self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
 
     @property
@@ -195,7 +200,10 @@ class Node:
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is not None and not peer.features & Feature.SEGMENTS:
             return 0
-        return MAX_PLAINTEXT_BYTES if peer is None or peer.endpoint is not None else ROUTED_PLAINTEXT_BYTES
+        sessions = self._parts.sessions
+        if peer is None or peer.endpoint is None:
+            return sessions.longest_bytes - _ROUTED_OVERHEAD_BYTES
+        return sessions.room_bytes(peer)
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come

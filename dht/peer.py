@@ -13,6 +13,7 @@ from dht.contact import MAX_ENDPOINTS, Contact
 from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.session import Keypair, Session
+from dht.sizes import PathSize
 
 
 class Reborn(NamedTuple):
@@ -49,6 +50,7 @@ class Peer:
         "rtt_s",
         "rx_bytes",
         "session",
+        "size",
         "static",
         "suspect",
         "told_joined",
@@ -86,12 +88,19 @@ class Peer:
         self.tx_bytes = 0
         self.rx_bytes = 0
         self.fragments = Reassembly()
+        self.size = PathSize()
 
     def contact(self) -> Contact:
         """How others may reach this peer: where we see it first, then what it says of itself."""
         endpoints = [self.endpoint] if self.endpoint else []
         endpoints += [endpoint for endpoint in self.declared if endpoint != self.endpoint]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+
+    def said(self, features: int, datagram_bytes: int) -> None:
+        """What the peer told of itself in a handshake."""
+        if (features, datagram_bytes) != (self.features, self.datagram_bytes):
+            self.features, self.datagram_bytes = features, datagram_bytes
+            self.size = PathSize()
 
     def heard(self, now: float) -> None:
         self.heard_at = now

@@ -13,14 +13,16 @@ from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
 from dht.features import Feature
-from dht.fragments import MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, cut
+from dht.fragments import MAX_MESSAGE_BYTES, cut
 from dht.host import Endpoint, Host
 from dht.peer import Peer, Reborn
 from dht.session import Keypair, NoKeypair
+from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
 _INDEX_BYTES = slice(4, 8)
 _ECN_MASK = 3  # of a traffic class
+_QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
 
 
 class UnknownSession(StaleDatagram):
@@ -53,6 +55,10 @@ class Sessions:
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
         self.carry_batch: Callable[[Sequence[bytes], Endpoint | None, int, int], None] = self._carry_each
+        self.carry_whole: Callable[[bytes, Endpoint], bool] = lambda datagram, endpoint: host.send_whole(
+            endpoint, datagram
+        )
+        self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
         self.renew: Callable[[Peer], None] = lambda peer: None
         self.came_up: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
@@ -157,7 +163,7 @@ class Sessions:
         """A new process of this peer has proved itself: nothing its old one sent counts any more."""
         peer.reborn = None
         peer.instance, peer.joined = reborn.instance, reborn.joined
-        peer.features, peer.datagram_bytes = reborn.features, reborn.datagram_bytes
+        peer.said(reborn.features, reborn.datagram_bytes)
         peer.declared = ()
         peer.endpoint = None
         peer.up = False
@@ -191,7 +197,8 @@ class Sessions:
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
         `traffic_class` is for the outer header."""
-        if peer.endpoint is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
+        longest_bytes = max(map(len, plaintexts))
+        if longest_bytes > FLOOR_BYTES and peer.endpoint is not None and longest_bytes > self.room_bytes(peer):
             sent = [
                 self.send(peer, plaintext, expects_answer=True, traffic_class=traffic_class) for plaintext in plaintexts
             ]
@@ -212,14 +219,49 @@ class Sessions:
 
     def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
-        if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.endpoint is not None:
+        if len(plaintext) > FLOOR_BYTES and peer.endpoint is not None and len(plaintext) > self.room_bytes(peer):
             return all(
                 [
                     self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer, traffic_class)
-                    for piece in cut(plaintext, self._host.rng.getrandbits(32))
+                    for piece in cut(plaintext, self._host.rng.getrandbits(32), peer.size.proven_bytes)
                 ]
             )
         return self._send_one(peer, plaintext, expects_answer, traffic_class)
+
+    def room_bytes(self, peer: Peer) -> int:
+        """The longest plaintext that an edge surely carries in one datagram. To be asked when there is much to send:
+        now and then that makes sure, or tries whether more would pass."""
+        size = peer.size
+        if size.path != peer.endpoint:
+            knows = peer.features & Feature.SIZE
+            ceiling = min(self.longest_bytes, plaintext_bytes(peer.datagram_bytes)) if knows else FLOOR_BYTES
+            size.begin(peer.endpoint, ceiling, self._host.now())
+        if self._host.now() >= size.due_at:
+            self._ask_size(peer)
+        return size.proven_bytes
+
+    def _ask_size(self, peer: Peer) -> None:
+        now, endpoint = self._host.now(), peer.endpoint
+        while endpoint is not None and (size := peer.size.question(now, peer.rtt_s or 0.0)) is not None:
+            try:
+                question = bytes((Inner.SIZE, _QUESTION, peer.size.epoch)).ljust(size, b"\0")
+                datagram = peer.session.seal(question, now)
+            except NoKeypair:
+                return
+            if self.carry_whole(datagram, endpoint):
+                return
+            peer.size.refused(now)  # Our own link is too narrow: no need to wait.
+
+    def take_size(self, peer: Peer, plaintext: bytes) -> None:
+        """Handle a question of how long a plaintext passes, or its answer. Raises BadDatagram."""
+        if len(plaintext) >= 3 and plaintext[1] == _QUESTION:
+            answer = bytes((Inner.SIZE, _ANSWER, plaintext[2])) + len(plaintext).to_bytes(2, "big")
+            self._send_one(peer, answer, False, 0)
+        elif len(plaintext) == 5 and plaintext[1] == _ANSWER:
+            if peer.size.epoch == plaintext[2]:
+                peer.size.answered(int.from_bytes(plaintext[3:], "big"), self._host.now())
+        else:
+            raise BadDatagram(f"{len(plaintext)} bytes about the length of plaintexts")
 
     def _carry_each(
         self, datagrams: Sequence[bytes], endpoint: Endpoint | None, peer_id: int, traffic_class: int

@@ -21,7 +21,7 @@ from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from dht.timers import UdpTimer, UdpTimers, boottime_s
 from dht.udp_batch import read_notes
-from dht.udp_port import Port
+from dht.udp_port import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, Port
 
 DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
 DATAGRAM_BYTES = 65_535
@@ -31,7 +31,6 @@ RANDOM_PORT_ATTEMPTS = 8  # to find one that is free for IPv4 and IPv6 alike
 
 # Linux values that Python's socket module does not name before 3.12, or at all.
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +94,10 @@ class UdpHost:
             port.send_batch(to, datagrams, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += len(datagrams)
+
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        return port is None or port.send_whole(to, datagram)
 
     def local_endpoints(self) -> Sequence[Endpoint]:
         return self._local
@@ -254,7 +257,8 @@ def _bound(listen: Endpoint) -> socket.socket:
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         else:
-            # Routers may fragment: where they don't say that a packet is too big, it would vanish otherwise.
+            # Routers may fragment, should a path have become narrower: else packets would vanish until
+            # `dht.sizes` has noticed, or for good below its floor.
             opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:

@@ -28,7 +28,11 @@ from dht.udp_batch import (
 
 QUEUE_BYTES = 1 << 20  # waiting for room in a socket; about what one more socket buffer would hold
 MAX_ARRIVALS = 4096  # peers whose preferred local address is remembered, per socket
-IP_PKTINFO = 8  # Python's socket module does not name it
+# Python's socket module does not name these.
+IP_PKTINFO = 8
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT = 23, 1
+_PMTUDISC_PROBE = 3  # of either version: no fragments, whatever routers said before
 
 _SOURCE_GONE = (errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EHOSTUNREACH)
 _Ancillary = list[Note]
@@ -78,6 +82,22 @@ class Port:
         else:
             for datagram in datagrams:
                 self._send(to, (datagram,), traffic_class)
+
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        """Send in one piece or not at all; False when our own link can't carry it. Never waits for room."""
+        six = self.socket.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if six else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+        arrival = self.arrivals.get(to)
+        self.socket.setsockopt(level, option, _PMTUDISC_PROBE)
+        try:
+            self.socket.sendmsg((datagram,), arrival[1] if arrival is not None else (), 0, to)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                return False
+            self.counters[f"udp_send_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+        finally:
+            self.socket.setsockopt(level, option, _IPV6_PMTUDISC_WANT if six else IP_PMTUDISC_DONT)
+        return True
 
     def note_arrivals(self, wanted: bool) -> None:
         """On a machine with several addresses, answer each peer from the address it wrote to: an answer from

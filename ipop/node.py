@@ -47,7 +47,9 @@ class VpnNode:
     def __init__(self, host: Host, tap: Tap, config: VpnConfig) -> None:
         self.host, self.tap = host, tap
         self.identity = config.identity
-        self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
+        self.ring = Node(
+            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+        )
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)

@@ -254,6 +254,10 @@ class SimHost:
         for datagram in datagrams:
             self.send(to, datagram, traffic_class)
 
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        self.send(to, datagram)
+        return True
+
     def local_endpoints(self) -> Sequence[Endpoint]:
         return (self.endpoint,)
 

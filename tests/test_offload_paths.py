@@ -18,6 +18,7 @@ from dht.envelope import Inner
 from dht.host import Endpoint
 from dht.node import ROUTED_PLAINTEXT_BYTES
 from dht.peer import Peer
+from dht.sizes import DEFAULT_BYTES
 from dht.storage import MemoryStorage
 from dht.udp import UdpHost
 from ipop.config import VpnConfig
@@ -85,6 +86,10 @@ class Ends:
                     break
         assert arrived
         arrived.clear()
+        # Until then, TCP is cut smaller than asked.
+        bob = self.identities[1].member.id
+        widest = DEFAULT_BYTES if len(self.nodes) == 2 else ROUTED_PLAINTEXT_BYTES
+        await until(lambda: self.nodes[0].ring.room_bytes(bob) in (0, widest))
 
     async def wait_for(self, count: int) -> None:
         await until(lambda: len(self.arrived()) >= count)
