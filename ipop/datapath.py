@@ -7,6 +7,8 @@ and sent together; super-packets go as segments (`ipop.superpacket`) and come ou
 no run held back for what may still come. TCP data waits in a queue of its own while the TAP has anything else.
 A packet without a flow waits, in bounded queues, while `ipop.resolve` looks for its destination; if that fails its
 sender is told by ICMP. Never looks into the DHT.
+
+Hop limits stay as they are: to hosts this is one link, where nobody forwards (RFC 2003, section 3.1). 0 is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ipop.ethernet import (
     PROTOCOL_ICMP6,
     BadFrame,
     address_text,
+    hop_limit,
     ip_ends,
     is_multicast,
     unwrap,
@@ -244,7 +247,7 @@ class DataPath:
                     self._inbound(member, plaintext[1:])
                 elif plaintext[0] == Inner.SEGMENT:
                     run = Run(plaintext)
-                    origin = self._proofs.of(member, run.head.source, run.head.destination)
+                    origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
                 else:
                     self._inbound_partial(member, plaintext)
             except BadDatagram:
@@ -268,7 +271,7 @@ class DataPath:
         if _is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1
             return
-        origin = self._proofs.of(member, source, destination)
+        origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is None:
             return
         self.packets_in += 1
@@ -287,13 +290,14 @@ class DataPath:
     def _inbound(self, member: Member, packet: bytes) -> None:
         if packet[:1] == b"\x45":  # IPv4 without options
             source = packet[12:16]
-            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3]
+            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3] and packet[8]
         elif len(packet) >= 40:
             source = packet[8:24]
             plain = (
                 packet[24:40] == self._own6
                 and packet[0] >> 4 == 6
                 and len(packet) == 40 + (packet[4] << 8 | packet[5])
+                and packet[7]
                 and (packet[6] != PROTOCOL_ICMP6 or not _is_discovery(packet))
             )
         else:
@@ -385,7 +389,7 @@ class DataPath:
         if _is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
             return
-        origin = self._proofs.of(member, source, destination)
+        origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is not None:
             self.packets_in += 1
             self._tap.write(origin.header + packet)

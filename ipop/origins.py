@@ -35,9 +35,12 @@ class Origins:
         self._segment, self._own_mac, self._learn, self._counters = segment, own_mac, learn, counters
         self.known: dict[bytes, Origin] = {}
 
-    def of(self, member: Member, source: bytes, destination: bytes) -> Origin | None:
-        """What is known of `source`, learned now if need be; None, and counted, when `member` does not hold it or
-        `destination` isn't ours."""
+    def of(self, member: Member, source: bytes, destination: bytes, hop_limit: int) -> Origin | None:
+        """What is known of `source`, learned now if need be; None, and counted, when `member` does not hold it,
+        `destination` isn't ours, or the packet should not exist any more."""
+        if not hop_limit:
+            self._counters["inner_ttl_expired"] += 1
+            return None
         if not self._segment.is_own(destination):
             self._counters["inner_destination_refused"] += 1
             return None
