@@ -42,6 +42,7 @@ from ipop.vnet import (
 )
 
 MAX_SEGMENTS = 128  # of one super-packet; 64 KiB in pieces of 512 bytes
+MAX_UDP_SEGMENTS = 64  # of one that a kernel takes: UDP_MAX_SEGMENTS, before kernel 6.11
 LEAST_SIZE_BYTES = 8
 SEGMENT_BYTES = 5  # what a segment has in front of its IP header
 
@@ -267,6 +268,8 @@ class Run:
             if len(plaintext) != self._whole_bytes:
                 return False
         elif index > self._last_index or len(plaintext) != self._last_bytes:
+            return False
+        if len(self._pieces) == MAX_UDP_SEGMENTS and not self.head.tcp:
             return False
         self._pieces.append(plaintext[self._start :])
         self._next = index + 1
