@@ -211,7 +211,7 @@ def test_a_relay_passes_the_class_on(batching: bool) -> None:
 def test_a_peer_that_would_lose_marks_is_sent_nothing_that_may_be_marked() -> None:
     async def scene() -> None:
         ends = Ends(ALL_OFFLOADS, ALL_OFFLOADS, (True, True))
-        ends.nodes[1].ring._parts.handshakes.features = Feature.SEGMENTS
+        ends.nodes[1].ring._parts.handshakes.features = Feature.SEGMENTS | Feature.SIZE
         try:
             await ends.connect()
             classes: set[int] = set()
