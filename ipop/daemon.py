@@ -29,10 +29,11 @@ from dht.certificate import Network
 from dht.files import DirectoryStorage, ToleratedStorage
 from dht.host import Endpoint
 from dht.names import keep_resolved
+from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp import UdpHost
 from ipop.authority_files import read_bundle
 from ipop.commands import Commands
-from ipop.config import TAP_MTU, UpSettings, VpnConfig
+from ipop.config import UpSettings, VpnConfig, tap_mtu
 from ipop.control import ControlSocket
 from ipop.device import KernelTap
 from ipop.errors import SetupError
@@ -84,15 +85,16 @@ async def _up(settings: UpSettings) -> int:
             member.address6,
             network.prefix6,
             mac_for(member.address4.packed),
-            TAP_MTU,
+            settings.mtu or tap_mtu(settings.underlay_mtu),
             offloads=offloads,
+            room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
         )
         undo.callback(tap.close)
         storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
         control_path = settings.control or str(_own_directory(runtime_directory(), undo) / f"{member.name}.sock")
         control = ControlSocket(control_path)
         undo.callback(control.close)
-        vpn = build_node(host, tap, VpnConfig(identity, storage, _has_aes()))
+        vpn = build_node(host, tap, VpnConfig(identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp))
         vpn.counted += [host.counters, tap.counters, storage.counters]
         vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads}
 
@@ -102,7 +104,7 @@ async def _up(settings: UpSettings) -> int:
 
         tap.on_lost(tap_lost)
         await control.start(Commands(vpn, stop.set).serve)
-        surroundings = Surroundings(host, vpn, portmap=settings.portmap, lan=settings.lan)
+        surroundings = Surroundings(host, vpn, portmap=settings.shortcuts.portmap, lan=settings.shortcuts.lan)
         joining = loop.create_task(_join(vpn, settings.bootstraps, surroundings.start))
         # What was loaded so far stays for good: the collector need not walk it again and again.
         gc.collect()
