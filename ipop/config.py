@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.storage import Storage
+from shortcuts.config import ShortcutsConfig
 
 DEFAULT_PORT = 7077
 DEFAULT_LISTEN = Endpoint("0.0.0.0", DEFAULT_PORT)  # The wildcard: IPv4 and IPv6.
@@ -18,6 +19,10 @@ DEFAULT_LISTEN = Endpoint("0.0.0.0", DEFAULT_PORT)  # The wildcard: IPv4 and IPv
 # Over the ring a packet of more than 1343 bytes goes in two pieces; TCP super-packets are cut smaller there instead.
 TAP_MTU = 1400
 
+BYTES_PER_MBIT = 125_000.0
+MAX_MBIT = 1e6
+_PLAIN = ("bundle", "tap", "state", "control")  # of UpSettings: texts or nothing
+
 
 @dataclass(frozen=True, slots=True)
 class VpnConfig:
@@ -26,6 +31,7 @@ class VpnConfig:
     identity: Identity
     storage: Storage
     aes: bool = False  # AES-GCM is done in hardware here
+    shortcuts: ShortcutsConfig = field(default_factory=ShortcutsConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +44,34 @@ class UpSettings:
     tap: str | None
     state: str | None
     control: str | None
+    shortcuts: ShortcutsConfig = field(default_factory=ShortcutsConfig)
 
     def to_text(self) -> str:
         return json.dumps(
-            [self.bundle, self.listen, [str(each) for each in self.bootstraps], self.tap, self.state, self.control]
+            {
+                **{name: getattr(self, name) for name in _PLAIN},
+                "listen": self.listen,
+                "bootstraps": [str(each) for each in self.bootstraps],
+                "shortcuts": asdict(self.shortcuts),
+            }
         )
 
     @classmethod
     def from_text(cls, text: str) -> UpSettings:
         """The inverse of `to_text`."""
-        bundle, listen, bootstraps, tap, state, control = json.loads(text)
-        return cls(bundle, Endpoint(*listen), tuple(map(Bootstrap.from_text, bootstraps)), tap, state, control)
+        fields = json.loads(text)
+        return cls(
+            listen=Endpoint(*fields.pop("listen")),
+            bootstraps=tuple(map(Bootstrap.from_text, fields.pop("bootstraps"))),
+            shortcuts=ShortcutsConfig(**fields.pop("shortcuts")),
+            **fields,
+        )
+
+
+def shortcuts_config(*, proxy: bool, proxy_mbit: float | None, portmap: bool, lan: bool) -> ShortcutsConfig:
+    """What the options of `p2pvpn up` mean. Raises ValueError, in words for the one who typed them."""
+    if proxy_mbit is not None and not proxy:
+        raise ValueError("--no-proxy and --proxy-mbit contradict each other: leave one of them out")
+    if proxy_mbit is not None and not 0.0 < proxy_mbit < MAX_MBIT:
+        raise ValueError(f"--proxy-mbit takes more than 0 and less than {MAX_MBIT:.0f}; --no-proxy relays nothing")
+    return ShortcutsConfig(proxy, (proxy_mbit or 0.0) * BYTES_PER_MBIT, portmap, lan)

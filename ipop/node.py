@@ -21,6 +21,7 @@ from dht.records import address_name, host_name, node_name
 from ipop.config import VpnConfig
 from ipop.datapath import DataPath
 from ipop.resolve import Located, Reason, Resolver
+from ipop.search import NoShortcuts, PathSearch
 from ipop.tap import Tap
 from ipop.wording import shown
 
@@ -51,6 +52,9 @@ class VpnNode:
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
+        self.shortcuts: PathSearch = NoShortcuts(host, self.ring)
+        relay = self.ring.parts.relay
+        relay.willing, relay.rate_bytes_per_s = config.shortcuts.willing, config.shortcuts.proxy_bytes_per_s
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.
@@ -101,6 +105,11 @@ class VpnNode:
     def peer(self, node_id: int) -> PeerView | None:
         """The present peer with this id."""
         return next((peer for peer in self.ring.peers() if peer.id == node_id), None)
+
+    def name_of(self, node_id: int) -> str:
+        """What to call a node: its name where there is a session with it, else its id."""
+        peer = self.ring.parts.sessions.peers.get(node_id)
+        return id_bytes(node_id).hex() if peer is None else peer.member.name
 
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""

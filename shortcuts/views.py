@@ -43,7 +43,8 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as far as each end knows its own."""
+    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as far as each end knows its own.
+    `path_s_ago`: when the path in use was taken, None when that isn't known."""
 
     peer_id: int
     name: str
@@ -58,6 +59,7 @@ class Explanation:
     attempts: tuple[AttemptView, ...]
     paths: tuple[PathView, ...]
     next_retry_s: float | None
+    path_s_ago: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
