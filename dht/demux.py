@@ -136,6 +136,7 @@ class Demux:
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
                 peer.demand_at = self._host.now()
+                peer.packets += len(plaintexts)
                 self.traffic(peer.member, plaintexts)
         else:
             for header, group in groupby(plaintexts, _ROUTE):
@@ -194,9 +195,11 @@ class Demux:
         match plaintext[0]:
             case Inner.PACKET:
                 peer.demand_at = self._host.now()
+                peer.packets += 1
                 self.packet(peer.member, plaintext[1:])
             case Inner.SEGMENT | Inner.PARTIAL:
                 peer.demand_at = self._host.now()
+                peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:
                 self.exchange.from_session(peer, plaintext[1:], path)

@@ -73,6 +73,11 @@ class Node:
         return self._parts
 
     @property
+    def upkeep(self) -> Upkeep:
+        """What follows from the parts' events, with the hooks that those layers need."""
+        return self._upkeep
+
+    @property
     def alarm(self) -> str | None:
         """What a person should know at once: that this identity also runs elsewhere, for example."""
         return self._upkeep.alarm
@@ -182,6 +187,7 @@ class Node:
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
+        peer.packets += 1
         return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True)
 
     def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
@@ -191,6 +197,7 @@ class Node:
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
+        peer.packets += len(plaintexts)
         return self._parts.sessions.send_all(peer, plaintexts)
 
     def room_bytes(self, peer_id: int) -> int:
@@ -216,6 +223,7 @@ class Node:
         def take(incoming: Incoming, received: M) -> None:
             assert incoming.peer is not None
             incoming.peer.demand_at = self._host.now()
+            incoming.peer.packets += 1
             handle(incoming.peer.member, received)
 
         self._parts.exchange.handle(message, Way.SESSION, take)
@@ -233,6 +241,7 @@ class Node:
                     failed(f"node {short(peer_id)} was not found or did not answer")
                 return
             peer.demand_at = self._host.now()
+            peer.packets += 1
             self._parts.exchange.tell(peer, message)
 
         self.open_session(peer_id, opened)
@@ -245,6 +254,7 @@ class Node:
                 done(None)
                 return
             peer.demand_at = sent_at = self._host.now()
+            peer.packets += 1
             path = peer.path  # It may have changed when the answer comes.
 
             def answered(answer: Message | None) -> None:

@@ -41,6 +41,7 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "packets",
         "path",
         "path_heard_at",
         "paths",
@@ -52,6 +53,7 @@ class Peer:
         "session",
         "static",
         "suspect",
+        "taken_at",
         "told_joined",
         "tx_bytes",
         "unanswered_at",
@@ -76,6 +78,8 @@ class Peer:
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
         self.path_heard_at = now  # by the path in use
+        self.taken_at = now  # when the path in use came into use
+        self.packets = 0  # of users', both ways
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
@@ -119,6 +123,8 @@ class Peer:
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""
+        if path != self.path:
+            self.taken_at = now
         self.path = path
         self.hops = 1
         self.path_heard_at = now

@@ -12,7 +12,7 @@ from shortcuts.candidates import Candidate, CandidateKind
 from shortcuts.nat import Mapping, Nat
 from shortcuts.punching import Expectation, expectation
 from shortcuts.scope import Scope, is_ipv6, scope_of
-from shortcuts.views import Explanation
+from shortcuts.views import AttemptView, Explanation
 
 FAMILIES: Final = ("IPv4", "IPv6")
 _BY_HOPE: Final = (Expectation.YES, Expectation.MAYBE, Expectation.BY_GUESSING_PORTS, Expectation.NO)
@@ -35,8 +35,10 @@ def why_not_direct(explained: Explanation) -> Advice | None:
     if not explained.attempts:
         return Advice(f"it has not been tried yet ({explained.demand})", f"'p2pvpn ping {name}' makes this node try")
     if explained.remote_nat is None or not explained.remote_candidates:
+        if not _latest(explained).over:
+            return Advice(f"{name} has just been asked where it can be reached", None)
         return Advice(
-            f"{name} has not said where it can be reached; the last try: {_last_outcome(explained)}",
+            f"{name} has not said where it can be reached",
             f"see that {name} is up, and that its p2pvpn is not older than this one",
         )
     here, there = _families(explained.local_candidates), _families(explained.remote_candidates)
@@ -54,32 +56,33 @@ def why_not_direct(explained: Explanation) -> Advice | None:
 
 
 def _advice(explained: Explanation, family: int, chance: Expectation) -> Advice:
-    name, last = explained.name, _last_outcome(explained)
+    name, latest = explained.name, _latest(explained)
+    last = f"the last try: {latest.outcome}"
     here, there = _nats(explained, family)
-    match chance:
-        case Expectation.YES:
-            return Advice(
-                f"the network at both ends should allow it, but it did not work; the last try: {last}",
-                f"see that no firewall stops UDP at either end: {_ports_text(explained)}",
-            )
-        case Expectation.MAYBE:
-            return Advice(f"too little is known yet {_unknown_text(here, there, name)}; the last try: {last}", None)
-        case Expectation.BY_GUESSING_PORTS:
-            hard, other = ("this node", name) if _is_symmetric(here) else (name, "this node")
-            return Advice(
-                f"the NAT of {hard} is {SYMMETRIC}, and that of {other} lets in only packets from where"
-                f" {other} has sent to",
-                _forward_text(explained),
-            )
-        case Expectation.NO:
-            if _is_symmetric(here) and _is_symmetric(there):
-                reason = f"the NATs of both ends are {SYMMETRIC}, so that neither knows where to send"
-                return Advice(reason, _forward_text(explained))
-            return Advice(
-                f"this node and {name} are behind the same NAT, which does not pass packets from one of its hosts to"
-                " another (no hairpinning)",
-                "let the two reach each other in their local network, or switch 'NAT loopback' on in the router",
-            )
+    hard = [who for who, nat in (("this node", here), (name, there)) if _is_symmetric(nat)]
+    if chance in (Expectation.YES, Expectation.MAYBE) and not latest.over:
+        return Advice(f"it is being tried now: {latest.outcome}", None)
+    if chance is Expectation.YES:
+        return Advice(f"the NATs of both ends should allow it, but {last}", _firewall_text(explained))
+    if len(hard) == 2:
+        reason = f"the NATs of both ends are {SYMMETRIC}, so that neither knows where to send"
+        return Advice(reason, _forward_text(explained))
+    if len(hard) == 1:
+        other = name if hard == ["this node"] else "this node"
+        # Who gets in is learnt late or never; after a try that failed, this is the reason that is left.
+        surely = "" if chance is Expectation.BY_GUESSING_PORTS else "likely "
+        return Advice(
+            f"the NAT of {hard[0]} is {SYMMETRIC}, and that of {other} {surely}lets in only packets from where {other}"
+            " has sent to",
+            _forward_text(explained),
+        )
+    if chance is Expectation.NO:
+        return Advice(
+            f"this node and {name} are behind the same NAT, which does not pass packets from one of its hosts to"
+            " another (no hairpinning)",
+            "let the two reach each other in their local network, or switch 'NAT loopback' on in the router",
+        )
+    return Advice(f"too little is known yet {_unknown_text(here, there, name)}; {last}", _firewall_text(explained))
 
 
 def _chance(explained: Explanation, family: int) -> Expectation:
@@ -124,8 +127,8 @@ def _family_text(families: set[int]) -> str:
     return "only " + FAMILIES[min(families)] if len(families) == 1 else "IPv4 and IPv6" if families else "no network"
 
 
-def _last_outcome(explained: Explanation) -> str:
-    return min(explained.attempts, key=lambda attempt: attempt.began_s_ago).outcome
+def _latest(explained: Explanation) -> AttemptView:
+    return min(explained.attempts, key=lambda attempt: attempt.began_s_ago)
 
 
 def _port(candidates: Sequence[Candidate]) -> str:
@@ -133,8 +136,9 @@ def _port(candidates: Sequence[Candidate]) -> str:
     return f"port {min(ports)}" if ports else "the port it listens on"
 
 
-def _ports_text(explained: Explanation) -> str:
-    return f"{_port(explained.local_candidates)} of this node, {_port(explained.remote_candidates)} of {explained.name}"
+def _firewall_text(explained: Explanation) -> str:
+    here, there = _port(explained.local_candidates), _port(explained.remote_candidates)
+    return f"see that no firewall stops UDP at either end: {here} of this node, {there} of {explained.name}"
 
 
 def _forward_text(explained: Explanation) -> str:

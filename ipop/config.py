@@ -9,7 +9,7 @@ from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.storage import Storage
-from shortcuts.config import ShortcutsConfig
+from shortcuts.node import ShortcutConfig
 
 DEFAULT_PORT = 7077
 DEFAULT_LISTEN = Endpoint("0.0.0.0", DEFAULT_PORT)  # The wildcard: IPv4 and IPv6.
@@ -31,7 +31,7 @@ class VpnConfig:
     identity: Identity
     storage: Storage
     aes: bool = False  # AES-GCM is done in hardware here
-    shortcuts: ShortcutsConfig = field(default_factory=ShortcutsConfig)
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class UpSettings:
     tap: str | None
     state: str | None
     control: str | None
-    shortcuts: ShortcutsConfig = field(default_factory=ShortcutsConfig)
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
     def to_text(self) -> str:
         return json.dumps(
@@ -63,15 +63,17 @@ class UpSettings:
         return cls(
             listen=Endpoint(*fields.pop("listen")),
             bootstraps=tuple(map(Bootstrap.from_text, fields.pop("bootstraps"))),
-            shortcuts=ShortcutsConfig(**fields.pop("shortcuts")),
+            shortcuts=ShortcutConfig(**fields.pop("shortcuts")),
             **fields,
         )
 
 
-def shortcuts_config(*, proxy: bool, proxy_mbit: float | None, portmap: bool, lan: bool) -> ShortcutsConfig:
+def shortcuts_config(*, proxy: bool, proxy_mbit: float | None, portmap: bool, lan: bool) -> ShortcutConfig:
     """What the options of `p2pvpn up` mean. Raises ValueError, in words for the one who typed them."""
     if proxy_mbit is not None and not proxy:
         raise ValueError("--no-proxy and --proxy-mbit contradict each other: leave one of them out")
     if proxy_mbit is not None and not 0.0 < proxy_mbit < MAX_MBIT:
         raise ValueError(f"--proxy-mbit takes more than 0 and less than {MAX_MBIT:.0f}; --no-proxy relays nothing")
-    return ShortcutsConfig(proxy, (proxy_mbit or 0.0) * BYTES_PER_MBIT, portmap, lan)
+    return ShortcutConfig(
+        willing=proxy, proxy_bytes_per_s=(proxy_mbit or 0.0) * BYTES_PER_MBIT, portmap=portmap, lan=lan
+    )

@@ -21,9 +21,9 @@ from dht.records import address_name, host_name, node_name
 from ipop.config import VpnConfig
 from ipop.datapath import DataPath
 from ipop.resolve import Located, Reason, Resolver
-from ipop.search import NoShortcuts, PathSearch
 from ipop.tap import Tap
 from ipop.wording import shown
+from shortcuts.node import Shortcuts
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,10 @@ class VpnNode:
         self.host, self.tap = host, tap
         self.identity = config.identity
         self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
+        self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
-        self.shortcuts: PathSearch = NoShortcuts(host, self.ring)
-        relay = self.ring.parts.relay
-        relay.willing, relay.rate_bytes_per_s = config.shortcuts.willing, config.shortcuts.proxy_bytes_per_s
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.
@@ -73,6 +71,7 @@ class VpnNode:
         self.started = True
         self.datapath.start()
         self.ring.start(bootstraps)
+        self.shortcuts.start()
         contact = Contact(self.member.id, self.identity.static_public, ())
         for name in self._published_names():
             # Readers trust the certificate that signs the record; the static key in it lets them begin a handshake
@@ -83,6 +82,7 @@ class VpnNode:
         """Tell the peers, and stop. The TAP and the host stay their owner's to close."""
         self.datapath.stop()
         self.resolver.stop()
+        self.shortcuts.stop()
         # So that programs elsewhere fail at once instead of waiting for us.
         for name in (*self._published_names(), node_name(self.member.id)):
             self.ring.withdraw(name)

@@ -160,6 +160,7 @@ def _attempt_object(attempt: AttemptView) -> dict[str, Any]:
     return {
         "began_s_ago": _seconds(attempt.began_s_ago),
         "outcome": attempt.outcome,
+        "over": attempt.over,
         "trials": [{**_candidate_object(trial.candidate), "outcome": trial.outcome} for trial in attempt.trials],
     }
 

@@ -34,10 +34,11 @@ class TrialView:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt at a direct path. `outcome` says how it ended, or that it goes on."""
+    """One attempt at a direct path. `outcome` says how it ended, or when it isn't `over`, where it stands."""
 
     began_s_ago: float
     outcome: str
+    over: bool
     trials: tuple[TrialView, ...]
 
 

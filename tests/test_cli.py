@@ -29,7 +29,7 @@ from ipop.control import alive
 from ipop.errors import SetupError
 from ipop.superpacket import SEGMENT_BYTES
 from ipop.wording import duration_text, path_text, route_text, size_text
-from shortcuts.config import ShortcutsConfig
+from shortcuts.node import ShortcutConfig
 from tests.patience import PATIENCE_S, Promises, patient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -455,15 +455,15 @@ def test_a_bootstrap_is_host_and_port() -> None:
 def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
         "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
-        ShortcutsConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
+        ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
     )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
 
 
 def test_what_may_be_chosen_about_paths() -> None:
-    assert shortcuts_config(proxy=True, proxy_mbit=None, portmap=True, lan=True) == ShortcutsConfig()
+    assert shortcuts_config(proxy=True, proxy_mbit=None, portmap=True, lan=True) == ShortcutConfig()
     chosen = shortcuts_config(proxy=True, proxy_mbit=8.0, portmap=False, lan=True)
-    assert chosen == ShortcutsConfig(willing=True, proxy_bytes_per_s=1e6, portmap=False, lan=True)
+    assert chosen == ShortcutConfig(willing=True, proxy_bytes_per_s=1e6, portmap=False, lan=True)
     assert not shortcuts_config(proxy=False, proxy_mbit=None, portmap=True, lan=False).willing
     for proxy, mbit in ((True, 0.0), (True, -1.0), (True, float("nan")), (True, float("inf")), (False, 5.0)):
         with pytest.raises(ValueError, match="--no-proxy"):

@@ -225,14 +225,14 @@ class Site:
             self._lose(middle, wire.loss_percent)
 
     def _delay(self, middle: Machine, seconds: float) -> None:
-        process = self.spawn(middle, sys.executable, "-m", "sims.lab.bench_wire", "delay", str(seconds))
+        process = self.spawn(middle, sys.executable, "-m", "sims.lab.wire", "delay", str(seconds))
         wait_for_line(process, "ready")
         middle.namespace.ip("link set tap0 master br0 up", "link set tap1 master br1 up")
 
     def _lose(self, middle: Machine, percent: float) -> None:
         """Lose packets of at most the wire's MTU, one by one: what crosses a veth pair else is up to 64 KiB long."""
         for machine in (self.near, self.far):
-            done = machine.namespace.run(sys.executable, "-m", "sims.lab.bench_wire", "card", "eth0")
+            done = machine.namespace.run(sys.executable, "-m", "sims.lab.bench_card", "eth0")
             checked(done, "setting the offloads of eth0")
         rules = "".join(LOSS_RULES.format(port=port, per_million=round(percent * 1e4)) for port in ("port0", "port1"))
         checked(middle.namespace.run("nft", "-f", "-", stdin_text=rules), "nft")
