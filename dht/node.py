@@ -23,7 +23,7 @@ from dht.ids import short
 from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
-from dht.path import Tunnel, kind_of
+from dht.path import endpoint_of, hops_of, kind_of, relay_of
 from dht.peer import Peer
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
@@ -272,14 +272,16 @@ class Node:
                 return
             peer.demand_at = sent_at = self._host.now()
             peer.packets += 1
+            path = peer.path  # It may have changed when the answer comes.
 
             def answered(answer: Message | None) -> None:
                 if not isinstance(answer, Pong):
                     done(None)
                     return
                 peer.measured(self._host.now() - sent_at)
-                path = kind_of(peer.path).name.lower()
-                done(PingResult((self._host.now() - sent_at) * 1000.0, path, max(1, answer.hops)))
+                rtt_ms = (self._host.now() - sent_at) * 1000.0
+                hops = max(1, answer.hops) if path is None else hops_of(path)
+                done(PingResult(rtt_ms, kind_of(path).name.lower(), relay_of(path), hops, endpoint_of(path)))
 
             self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
 
@@ -297,7 +299,8 @@ class Node:
                 peer.member.name,
                 (peer.member.address4, peer.member.address6),
                 kind_of(peer.path).name.lower(),
-                (peer.hops, 1, 2)[(peer.path is not None) + isinstance(peer.path, Tunnel)],
+                relay_of(peer.path),
+                peer.hops if peer.path is None else hops_of(peer.path),
                 peer.endpoint,
                 None if peer.rtt_s is None else peer.rtt_s * 1000.0,
                 peer.tx_bytes,

@@ -59,6 +59,7 @@ class Peer:
         "size",
         "static",
         "suspect",
+        "taken_at",
         "told_joined",
         "tx_bytes",
         "unanswered_at",
@@ -85,6 +86,7 @@ class Peer:
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
         self.path_heard_at = now  # by the path in use
+        self.taken_at = now  # when the path in use came into use
         self.packets = 0  # of users', both ways
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
@@ -136,6 +138,8 @@ class Peer:
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""
+        if path != self.path:
+            self.taken_at = now
         self.path = path
         self.hops = 1
         self.path_heard_at = now

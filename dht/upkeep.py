@@ -193,7 +193,7 @@ class Upkeep:
         sought at once where the ring needs one."""
         needed = peer.id in self._parts.near.lists
         contact = peer.contact()
-        peer.path = None
+        peer.path, peer.taken_at = None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         self._counters["path_lost"] += 1
         self._removed(peer)
@@ -219,7 +219,7 @@ class Upkeep:
                 return
         if not dead:
             self._parts.exchange.tell(peer, Lapse())
-        path, peer.path = peer.path, None
+        path, peer.path, peer.taken_at = peer.path, None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         if path is None or self._host.now() - peer.demand_at > IN_USE_S:
             self._parts.sessions.remove(peer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
@@ -33,6 +33,12 @@ def tap_mtu(underlay_mtu: int) -> int:
     return max(LEAST_TAP_MTU, min(TAP_MTU, underlay_mtu - AROUND_PACKET_BYTES))
 
 
+BYTES_PER_MBIT = 125_000.0
+MAX_MBIT = 1e6
+# Of UpSettings, what JSON has a type for.
+_PLAIN = ("bundle", "tap", "state", "control", "copy_dscp", "underlay_mtu", "mtu")
+
+
 @dataclass(frozen=True, slots=True)
 class VpnConfig:
     """Everything `build_node` needs besides the host and the TAP."""
@@ -58,24 +64,36 @@ class UpSettings:
     copy_dscp: bool = True
     underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     mtu: int | None = None
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
     def to_text(self) -> str:
         return json.dumps(
-            [
-                self.bundle,
-                self.listen,
-                [str(each) for each in self.bootstraps],
-                self.tap,
-                self.state,
-                self.control,
-                self.copy_dscp,
-                self.underlay_mtu,
-                self.mtu,
-            ]
+            {
+                **{name: getattr(self, name) for name in _PLAIN},
+                "listen": self.listen,
+                "bootstraps": [str(each) for each in self.bootstraps],
+                "shortcuts": asdict(self.shortcuts),
+            }
         )
 
     @classmethod
     def from_text(cls, text: str) -> UpSettings:
         """The inverse of `to_text`."""
-        bundle, listen, bootstraps, *others = json.loads(text)
-        return cls(bundle, Endpoint(*listen), tuple(map(Bootstrap.from_text, bootstraps)), *others)
+        fields = json.loads(text)
+        return cls(
+            listen=Endpoint(*fields.pop("listen")),
+            bootstraps=tuple(map(Bootstrap.from_text, fields.pop("bootstraps"))),
+            shortcuts=ShortcutConfig(**fields.pop("shortcuts")),
+            **fields,
+        )
+
+
+def shortcuts_config(*, proxy: bool, proxy_mbit: float | None, portmap: bool, lan: bool) -> ShortcutConfig:
+    """What the options of `p2pvpn up` mean. Raises ValueError, in words for the one who typed them."""
+    if proxy_mbit is not None and not proxy:
+        raise ValueError("--no-proxy and --proxy-mbit contradict each other: leave one of them out")
+    if proxy_mbit is not None and not 0.0 < proxy_mbit < MAX_MBIT:
+        raise ValueError(f"--proxy-mbit takes more than 0 and less than {MAX_MBIT:.0f}; --no-proxy relays nothing")
+    return ShortcutConfig(
+        willing=proxy, proxy_bytes_per_s=(proxy_mbit or 0.0) * BYTES_PER_MBIT, portmap=portmap, lan=lan
+    )

@@ -94,7 +94,13 @@ async def _up(settings: UpSettings) -> int:
         control_path = settings.control or str(_own_directory(runtime_directory(), undo) / f"{member.name}.sock")
         control = ControlSocket(control_path)
         undo.callback(control.close)
-        vpn = build_node(host, tap, VpnConfig(identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp))
+        vpn = build_node(
+            host,
+            tap,
+            VpnConfig(
+                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, shortcuts=settings.shortcuts
+            ),
+        )
         vpn.counted += [host.counters, tap.counters, storage.counters]
         vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads}
 

@@ -108,6 +108,11 @@ class VpnNode:
         """The present peer with this id."""
         return next((peer for peer in self.ring.peers() if peer.id == node_id), None)
 
+    def name_of(self, node_id: int) -> str:
+        """What to call a node: its name where there is a session with it, else its id."""
+        peer = self.ring.parts.sessions.peers.get(node_id)
+        return id_bytes(node_id).hex() if peer is None else peer.member.name
+
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""
         typed, text = shown(text), text.lower()

@@ -37,11 +37,14 @@ MAX_PREDICTED: Final = 4
 @dataclass(frozen=True, slots=True)
 class ShortcutConfig:
     """What may differ between nodes: how many shortcuts at most; whether this node relays for others, and how many
-    bytes a second then (0: as many as come)."""
+    bytes a second then (0: as many as come); whether its router may be asked to forward a port; whether it looks for
+    members on its own link by multicast. The last two are for whoever has the sockets for it."""
 
     max_shortcuts: int = MAX_SHORTCUTS
     willing: bool = True
     proxy_bytes_per_s: float = 0.0
+    portmap: bool = True
+    lan: bool = True
 
 
 class Seeker(Protocol):
@@ -254,6 +257,7 @@ class Shortcuts:
                 self._path_view(peer, path, watch) for path in ((peer.path,) if watch is None else watch.paths)
             ),
             next_retry_s=max(0.0, search.retry_at - now) if search is not None and retry else None,
+            path_s_ago=now - peer.taken_at,
         )
 
     def explanations(self) -> list[Explanation]:
