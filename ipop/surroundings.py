@@ -1,7 +1,7 @@
 """What a running node asks of the network around it: a mapped port of its gateway, and members on its own link. †
 
-Joins the components of `shortcuts` to one node, its real socket and this machine. What is found is a hint: a mapped port
-becomes one more candidate, a member on the link is dialled, and only a handshake makes either of them count.
+Joins the components of `shortcuts` to one node, its real socket and this machine. What is found is a hint: a mapped
+port becomes one more candidate, a member on the link is dialled, and only a handshake makes either of them count.
 """
 
 from __future__ import annotations
