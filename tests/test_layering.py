@@ -36,6 +36,7 @@ SHELLS = {
     "ipop.embed",
     "ipop.notify",
     "ipop.places",
+    "ipop.surroundings",
     "ipop.tap_offload",
     "sims.coordinates",
     "shortcuts.gateway",
