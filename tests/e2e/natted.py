@@ -67,6 +67,11 @@ class NattedNetwork:
         self.lab.wait_ready()
         self.whole()
 
+    def restart(self, name: str) -> None:
+        """Start a node that was killed, and wait until all are one ring again."""
+        self.lab.start(self.lab.host(name)).wait_ready()
+        self.whole()
+
     def whole(self, limit_s: float = PATIENCE_S) -> None:
         """Wait until all that run are one ring."""
         wait_for_ring([node for node in self.lab.nodes.values() if node.process.poll() is None], limit_s)

@@ -12,13 +12,14 @@ import socket
 import sys
 import time
 
+SO_RCVBUFFORCE = 33
 BUFFER_BYTES = 1 << 23  # what waits for this program must not count as lost
 LATE_S = 0.25  # after a longer pause it doesn't catch up: nobody's network has to take that
 
 
 def opened() -> socket.socket:
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, BUFFER_BYTES)
+    udp.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
     return udp
 
 

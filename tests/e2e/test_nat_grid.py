@@ -48,6 +48,10 @@ FIRST_REPLY_S = 1.0
 BACK_S = 30.0
 REBIND_S = 5.0
 MOVE_S = 2.0
+RESUME_S = 5.0
+RETURN_S = 5.0
+THAW_S = 10.0
+FREEZE_S = 20.0
 
 
 def can_be_punched(one: str, other: str) -> bool:
@@ -93,7 +97,7 @@ def attempt(grid: NattedNetwork, trial: Trial) -> None:
     try:
         with grid.pings(trial.one, trial.other, 0.1) as pings:
             best = ("direct",) if trial.direct else ("direct", "proxy")
-            trial.took_s = grid.wait_for(trial.one, trial.other, best, float(__import__("os").environ.get("GX", "40")))
+            trial.took_s = grid.wait_for(trial.one, trial.other, best, patient(PROXY_S))
             pings.wait_for_reply()
             trial.first_reply_s = pings.replies()[0][0] - began_at
     except (LabError, SetupError) as error:
@@ -245,3 +249,57 @@ def test_a_host_that_moves_is_heard_again_within_2_s(grid: NattedNetwork, promis
         pings.wait_for_reply(time.time() + 2.0)
         promises.measured("lost when a host changes its address", pings.lost_since(at), MOVE_S)
         grid.wait_for("full2", "port1", ("direct",))
+
+
+# --- failures
+
+
+def test_when_the_relay_in_use_is_killed_another_takes_over(grid: NattedNetwork, promises: Promises) -> None:
+    one, other = "port3", "sym3"
+    with grid.pings(one, other, 0.02) as pings:
+        grid.wait_for(one, other, ("proxy",))
+        relay = grid.peers(one)[other]["via"]
+        pings.wait_for_reply(time.time())
+        killed_at = time.time()
+        grid.lab.nodes[relay].kill()
+        try:
+            pings.wait_for_reply(time.time() + 3.0)
+            promises.measured("lost when a relay is killed", pings.lost_since(killed_at), RESUME_S)
+            grid.wait_for(one, other, ("proxy",))
+        finally:
+            grid.restart(relay)
+
+
+def test_a_node_behind_a_symmetric_nat_comes_back_while_its_bootstrap_is_dead(
+    grid: NattedNetwork, promises: Promises
+) -> None:
+    grid.lab.nodes[BOOTSTRAP].kill()
+    grid.lab.nodes["sym2"].kill()
+    try:
+        grid.whole()
+        began_at = time.time()
+        grid.restart("sym2")
+        for other in ("addr3", "sym1"):
+            with grid.pings(other, "sym2", 0.2) as pings:
+                pings.wait_for_reply()
+                promises.measured(f"{other} reaches it after its start", pings.replies()[0][0] - began_at, RETURN_S)
+                grid.wait_for(other, "sym2", ("direct",) if other == "addr3" else ("proxy",))
+    finally:
+        grid.restart(BOOTSTRAP)
+
+
+def test_a_frozen_node_is_reached_after_its_thaw(grid: NattedNetwork, promises: Promises) -> None:
+    sleeper = "cgnat-port3"
+    with grid.pings("port1", sleeper, 0.1), grid.pings("sym1", sleeper, 0.1) as pings:
+        grid.wait_for("port1", sleeper, ("direct",))
+        grid.wait_for("sym1", sleeper, ("proxy",))
+        grid.lab.nodes[sleeper].freeze()
+        try:
+            time.sleep(FREEZE_S)
+        finally:
+            thawed_at = time.time()
+            grid.lab.nodes[sleeper].thaw()
+        pings.wait_for_reply(thawed_at)
+        promises.measured("reached after the thaw", time.time() - thawed_at, THAW_S)
+        grid.wait_for("port1", sleeper, ("direct",))
+        grid.wait_for("sym1", sleeper, ("proxy",))
