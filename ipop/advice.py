@@ -133,19 +133,19 @@ def _latest(explained: Explanation) -> AttemptView:
 
 def _port(candidates: Sequence[Candidate]) -> str:
     ports = {each.endpoint.port for each in candidates if each.kind is CandidateKind.HOST}
-    return f"port {min(ports)}" if ports else "the port it listens on"
+    return f"UDP port {min(ports)}" if ports else "its UDP port"
 
 
 def _firewall_text(explained: Explanation) -> str:
     here, there = _port(explained.local_candidates), _port(explained.remote_candidates)
-    return f"see that no firewall stops UDP at either end: {here} of this node, {there} of {explained.name}"
+    return f"see that no firewall at either end stops {here} of this node, or {there} of {explained.name}"
 
 
 def _forward_text(explained: Explanation) -> str:
     sides = (("this node", explained.local_candidates), (explained.name, explained.remote_candidates))
     # Where a port is forwarded already, forwarding it is no advice.
     ways = [
-        f"UDP {_port(candidates)} to {who} on its router"
+        f"{_port(candidates)} to {who} on its router"
         for who, candidates in sides
         if all(each.kind is not CandidateKind.MAPPED for each in candidates)
     ]
