@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,11 +90,40 @@ def test_peers_and_why_name_the_path_of_each_peer(five: Five) -> None:
     assert (why["path"], bool(why["reason"])) == ("overlay", True)
 
 
-@pytest.mark.parametrize("command", [["status"], ["peers"], ["why", "FAR"], ["ping", "FAR", "-c", "1"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["peers"],
+        ["why", "FAR"],
+        ["ping", "FAR", "-c", "1"],
+        ["ping", "FAR", "--timeout", "2"],
+        ["shortcuts"],
+        ["proxies"],
+        ["netcheck"],
+    ],
+)
 def test_every_command_speaks_to_people_too(five: Five, command: list[str]) -> None:
     done = five.asking.ask(*(five.far.name if word == "FAR" else word for word in command))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+def test_what_is_known_of_paths_is_told_to_programs(five: Five) -> None:
+    check = five.asking.ask_json("netcheck")
+    assert {"udp", "ipv4", "ipv6", "port_mapping", "keepalive_s", "relay", "nearest"} <= set(check)
+    assert check["udp"] is True
+    assert {"used", "willing", "carried"} <= set(five.asking.ask_json("proxies"))
+    assert five.asking.ask("ping", five.far.name, "-c", "1").returncode == 0  # traffic, and so a wish for a shortcut
+    deadline = time.monotonic() + PATIENCE_S
+    while five.far.name not in (shortcuts := {each["peer"]: each for each in five.asking.ask_json("shortcuts")}):
+        assert time.monotonic() < deadline, shortcuts
+        time.sleep(0.2)
+    why = five.asking.ask_json("why", five.far.name)
+    assert why["path"] != "direct"  # no packet passes between the two
+    assert why["not_direct"]
+    assert {"ipv4", "ipv6"} == set(why["local_nat"])
+    assert [candidate["side"] for candidate in why["candidates"]].count("local") >= 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +147,7 @@ def test_a_command_that_fails_says_so_in_its_exit_code(five: Five, command: list
 
 
 def test_commands_without_a_running_node_fail_in_one_line(five: Five) -> None:
-    for command in (["status"], ["peers"], ["ping", "alder"], ["why", "alder"], ["down"]):
+    for command in (["status"], ["peers"], ["ping", "alder"], ["why", "alder"], ["netcheck"], ["down"]):
         done = five.lab.p2pvpn(*command, "--control", five.lab.folder / "nobody-listens")
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
