@@ -16,7 +16,7 @@ from dht.contact import Contact
 from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
-from dht.fragments import MAX_PLAINTEXT_BYTES
+from dht.features import Feature
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
@@ -28,6 +28,7 @@ from dht.peer import Peer
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
 from dht.session import OVERHEAD_BYTES
+from dht.sizes import DEFAULT_BYTES, DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
 from dht.storage import Storage
 from dht.upkeep import PING_TIMEOUT_S, Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
@@ -36,7 +37,8 @@ __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResu
 
 RECORD_LIFETIME_S = 7200.0
 # What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
-ROUTED_PLAINTEXT_BYTES = MAX_PLAINTEXT_BYTES - 1 - HEADER_BYTES - OVERHEAD_BYTES
+_ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
+ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
 _PACKET = bytes((Inner.PACKET,))
 
 M = TypeVar("M", bound=Message)
@@ -44,9 +46,11 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What may differ between nodes. `aes`: AES-GCM is done in hardware here."""
+    """What may differ between nodes. `aes`: AES-GCM is done in hardware here. `underlay_mtu`: the longest IP packet, in
+    bytes, that this node's links carry; what paths carry is found out, up to that."""
 
     aes: bool = False
+    underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     record_lifetime_s: float = RECORD_LIFETIME_S
 
 
@@ -65,6 +69,8 @@ class Node:
         self._upkeep = Upkeep(host, identity, self._parts, self.counters)
         self._running = False
         self._parts.handshakes.has_aes = config.aes
+        self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
+        self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
 
     @property
@@ -127,6 +133,10 @@ class Node:
         """Replace the bootstraps: their names resolve to other addresses now."""
         self._parts.acquaintances.use_bootstraps(bootstraps)
 
+    def meet(self, contact: Contact) -> None:
+        """Somebody says that this node is a member: seek an edge to it, and through it to its ring."""
+        self._parts.acquaintances.meet(contact)
+
     @property
     def described(self) -> bool:
         """Whether a majority of the replica points holds this node's descriptor."""
@@ -181,16 +191,17 @@ class Node:
         else:
             self.get(node_name(peer_id), lambda result: self._described(peer_id, result, done), first=True)
 
-    def send_packet(self, peer_id: int, packet: bytes) -> bool:
-        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one)."""
+    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool:
+        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one).
+        `traffic_class` is for the outer header."""
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
         peer.packets += 1
-        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True)
+        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True, traffic_class=traffic_class)
 
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """Seal and send what stands for IP packets, each with its kind in front, together where that is possible;
         False when there is no session fit for it."""
         peer = self._parts.sessions.peers.get(peer_id)
@@ -198,12 +209,18 @@ class Node:
             return False
         peer.demand_at = self._host.now()
         peer.packets += len(plaintexts)
-        return self._parts.sessions.send_all(peer, plaintexts)
+        return self._parts.sessions.send_all(peer, plaintexts, traffic_class)
 
     def room_bytes(self, peer_id: int) -> int:
-        """The longest plaintext that reaches a peer in one piece, over the path in use."""
+        """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
+        whole packets only."""
         peer = self._parts.sessions.peers.get(peer_id)
-        return MAX_PLAINTEXT_BYTES if peer is None or peer.path is not None else ROUTED_PLAINTEXT_BYTES
+        if peer is not None and not peer.features & Feature.SEGMENTS:
+            return 0
+        sessions = self._parts.sessions
+        if peer is None or peer.path is None:
+            return sessions.longest_bytes - _ROUTED_OVERHEAD_BYTES
+        return sessions.room_bytes(peer)
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come

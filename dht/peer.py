@@ -14,6 +14,7 @@ from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
 from dht.session import Keypair, Session
+from dht.sizes import PathSize
 
 MAX_PATHS = 12
 
@@ -24,6 +25,8 @@ class Reborn(NamedTuple):
     keypair: Keypair
     instance: int
     joined: bool
+    features: int = 0
+    datagram_bytes: int = 0
 
 
 class Peer:
@@ -31,8 +34,10 @@ class Peer:
 
     __slots__ = (
         "clock_offset_s",
+        "datagram_bytes",
         "declared",
         "demand_at",
+        "features",
         "fragments",
         "heard_at",
         "hops",
@@ -51,6 +56,7 @@ class Peer:
         "rtt_s",
         "rx_bytes",
         "session",
+        "size",
         "static",
         "suspect",
         "taken_at",
@@ -73,6 +79,8 @@ class Peer:
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
+        self.features = 0  # what the peer understands: dht.features
+        self.datagram_bytes = 0  # the longest that the peer's own link carries; 0: it did not say
         self.joined = False  # the peer is a member of the ring, not only of the network
         self.told_joined = False  # the peer knows that this node is a member
         self.up = False  # a packet of this peer was opened under the present session
@@ -91,6 +99,7 @@ class Peer:
         self.tx_bytes = 0
         self.rx_bytes = 0
         self.fragments = Reassembly()
+        self.size = PathSize()
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -111,6 +120,12 @@ class Peer:
         endpoints = [here] if here is not None else []
         endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+
+    def said(self, features: int, datagram_bytes: int) -> None:
+        """What the peer told of itself in a handshake."""
+        if (features, datagram_bytes) != (self.features, self.datagram_bytes):
+            self.features, self.datagram_bytes = features, datagram_bytes
+            self.size = PathSize()
 
     def heard(self, path: Path | None, now: float) -> None:
         """A packet came. Only the path in use is any the better for what came by it."""

@@ -102,7 +102,8 @@ class Relay:
             self._counters["tunnel_over_rate"] += 1
         else:
             circuit.octets += len(buffer)
-            self._host.send_run(to, buffer, size)
+            # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
+            self._host.send_run(to, buffer, size, self._host.received_class)
         return True
 
     def gone(self, peer: Peer) -> None:

@@ -99,6 +99,13 @@ def up(
     tap: Annotated[str | None, typer.Option(metavar="NAME", help="The TAP device's name; else p2pvpnN.")] = None,
     state: Annotated[str | None, typer.Option(metavar="DIR", help="Where it keeps what it learns of peers.")] = None,
     control: Control = None,
+    dscp: Annotated[bool, typer.Option(help="Whether outer packets show the DSCP of what is inside.")] = True,
+    underlay_mtu: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="The MTU of the links that the node is on; else 1500.")
+    ] = None,
+    mtu: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="The virtual network's MTU; else 1400, less on narrow links.")
+    ] = None,
     no_proxy: Annotated[bool, typer.Option("--no-proxy", help="Never relay for other members.")] = False,
     proxy_mbit: Annotated[
         float | None, typer.Option(metavar="N", help="Relay at most N Mbit/s for others; else there is no limit.")
@@ -114,7 +121,14 @@ def up(
     """
     from dht.bootstrap import Bootstrap
     from dht.host import Endpoint
-    from ipop.config import DEFAULT_LISTEN, UpSettings, shortcuts_config
+    from dht.sizes import DEFAULT_UNDERLAY_MTU, LEAST_UNDERLAY_MTU, MOST_UNDERLAY_MTU
+    from ipop.config import DEFAULT_LISTEN, LEAST_TAP_MTU, MOST_TAP_MTU, UpSettings, shortcuts_config
+
+    links = DEFAULT_UNDERLAY_MTU if underlay_mtu is None else underlay_mtu
+    if not LEAST_UNDERLAY_MTU <= links <= MOST_UNDERLAY_MTU:
+        raise typer.BadParameter(f"--underlay-mtu is from {LEAST_UNDERLAY_MTU} to {MOST_UNDERLAY_MTU}, not {links}")
+    if mtu is not None and not LEAST_TAP_MTU <= mtu <= MOST_TAP_MTU:
+        raise typer.BadParameter(f"--mtu is from {LEAST_TAP_MTU} (the least for IPv6) to {MOST_TAP_MTU}, not {mtu}")
 
     try:
         endpoint = DEFAULT_LISTEN if listen is None else Endpoint.from_text(listen)
@@ -122,7 +136,8 @@ def up(
         shortcuts = shortcuts_config(proxy=not no_proxy, proxy_mbit=proxy_mbit, portmap=not no_portmap, lan=not no_lan)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _become_node(UpSettings(file, endpoint, bootstraps, tap, state, control, shortcuts).to_text())
+    settings = UpSettings(file, endpoint, bootstraps, tap, state, control, dscp, links, mtu, shortcuts)
+    _become_node(settings.to_text())
 
 
 @app.command()

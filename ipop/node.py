@@ -48,11 +48,13 @@ class VpnNode:
     def __init__(self, host: Host, tap: Tap, config: VpnConfig) -> None:
         self.host, self.tap = host, tap
         self.identity = config.identity
-        self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
+        self.ring = Node(
+            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+        )
         self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
-        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
+        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.

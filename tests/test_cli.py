@@ -24,9 +24,12 @@ from dht import names as names_module
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.session import OVERHEAD_BYTES
+from dht.sizes import datagram_bytes, plaintext_bytes
+from dht.udp_batch import MAX_BATCH_BYTES
 from ipop import daemon, places, tables
-from ipop.config import TAP_MTU, UpSettings, shortcuts_config
+from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu
 from ipop.control import alive
+from ipop.device_setup import super_packet_segments
 from ipop.errors import SetupError
 from ipop.superpacket import SEGMENT_BYTES
 from ipop.wording import duration_text, path_text, route_text, size_text
@@ -455,7 +458,7 @@ def test_a_bootstrap_is_host_and_port() -> None:
 
 def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
-        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
+        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None, False, 1400, 1300,
         ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
     )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
@@ -482,8 +485,35 @@ def test_help_explains_every_choice_in_a_line() -> None:
         assert f"{option} {meaning}" in shown
 
 
-def test_a_packet_or_a_segment_fits_an_ethernet_frame_behind_pppoe() -> None:
+def test_a_packet_or_a_segment_fits_an_ethernet_frame_through_a_relay_or_behind_pppoe() -> None:
     assert SEGMENT_BYTES + TAP_MTU + OVERHEAD_BYTES + 8 + 40 + 8 <= 1500
+
+
+@pytest.mark.parametrize(
+    ("underlay", "virtual"), [(1500, 1400), (9000, 1400), (1492, 1399), (1420, 1327), (1373, 1280), (1280, 1280)]
+)
+def test_the_virtual_mtu_follows_from_that_of_the_links_and_keeps_ipv6(underlay: int, virtual: int) -> None:
+    assert tap_mtu(underlay) == virtual
+
+
+@pytest.mark.parametrize(("mtu", "underlay", "count"), [(1400, 1500, 45), (1280, 1280, 48), (9000, 9000, 6)])
+def test_a_super_packet_fills_one_system_call_and_no_more(mtu: int, underlay: int, count: int) -> None:
+    room_bytes = plaintext_bytes(datagram_bytes(underlay))
+    segments = super_packet_segments(mtu, room_bytes)
+    assert segments == count
+    each = min(mtu, room_bytes - SEGMENT_BYTES)
+    datagrams = -(-segments * (mtu - 52) // (each - 52))
+    assert datagrams * (SEGMENT_BYTES + each + OVERHEAD_BYTES) <= MAX_BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--mtu", "1279"), ("--mtu", "9001"), ("--underlay-mtu", "1279"), ("--underlay-mtu", "9001")]
+)
+def test_an_mtu_that_nothing_could_use_is_wrong_usage(option: str, value: str) -> None:
+    done = p2pvpn("up", "no.bundle", option, value)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert value in done.stderr
 
 
 def test_texts_for_people() -> None:
@@ -524,7 +554,7 @@ def test_status_warns_of_a_certificate_that_ends_soon(capsys: pytest.CaptureFixt
 
 
 class FakeNode:
-    """The control socket of a node that knows bob, who answers over these paths, the last for ever; None: not at all."""
+    """A control socket of a node that knows bob, who answers over these paths, the last for ever. None: no answer."""
 
     def __init__(self, path: Path, *paths: dict[str, object] | None, wait_s: float = 0.0) -> None:
         self.asked = 0
@@ -677,7 +707,8 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Join:
         async def joining() -> Joining:
             node = Joining()
             vpn: Any = node
-            task = asyncio.create_task(daemon._join(vpn, tuple(map(Bootstrap.from_text, bootstraps))))
+            known = tuple(map(Bootstrap.from_text, bootstraps))
+            task = asyncio.create_task(daemon._join(vpn, known, lambda: None))
             async with asyncio.timeout(PATIENCE_S):
                 while len(node.told) < told:
                     await asyncio.sleep(0.005)

@@ -37,6 +37,7 @@ SHELLS = {
     "ipop.notify",
     "ipop.places",
     "ipop.stun_query",
+    "ipop.surroundings",
     "ipop.tap_offload",
     "sims.coordinates",
     "shortcuts.gateway",

@@ -47,9 +47,9 @@ def five() -> Iterator[Five]:
         asking = network.nodes[one]
 
         def connected() -> bool:
-            """the one that asks has an edge to the near one, and the way over the overlay to the far one"""
+            """the one that asks has a direct path to the near one, and a proxy to the far one"""
             paths = {peer["name"]: peer["path"] for peer in asking.ask_json("peers")}
-            return (paths.get(near), paths.get(other)) == ("direct", "overlay")
+            return (paths.get(near), paths.get(other)) == ("direct", "proxy")
 
         wait_until(connected, PATIENCE_S)
         yield Five(network.lab, asking, network.nodes[near], network.nodes[other], host)
@@ -76,18 +76,20 @@ def test_ping_finds_a_peer_by_name_and_by_address_and_names_the_path(five: Five)
     assert far.returncode == 0, far.stderr
     lines = far.stdout.strip().splitlines()
     assert len(lines) == 2
-    assert all("overlay" in line for line in lines), far.stdout
+    assert all("via proxy " in line for line in lines), far.stdout
     replies = [json.loads(line) for line in asking.ask("ping", five.far.name, "-c", "2", "--json").stdout.splitlines()]
-    assert [reply["path"] for reply in replies] == ["overlay", "overlay"]
+    assert [reply["path"] for reply in replies] == ["proxy", "proxy"]
+    others = {"alder", "birch", "cedar", "elder", "fir"} - {asking.name, five.far.name}
+    assert {reply["via"] for reply in replies} <= others
 
 
 def test_peers_and_why_name_the_path_of_each_peer(five: Five) -> None:
     asking = five.asking
     paths = {peer["name"]: peer["path"] for peer in asking.ask_json("peers")}
-    assert (paths[five.near.name], paths[five.far.name]) == ("direct", "overlay")
+    assert (paths[five.near.name], paths[five.far.name]) == ("direct", "proxy")
     why = asking.ask_json("why", five.far.name)
     assert set(why) >= WHY_FIELDS
-    assert (why["path"], bool(why["reason"])) == ("overlay", True)
+    assert (why["path"], bool(why["reason"]), bool(why["via"])) == ("proxy", True, True)
 
 
 @pytest.mark.parametrize(
