@@ -458,7 +458,8 @@ def test_a_bootstrap_is_host_and_port() -> None:
 
 def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
-        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None, False, 1400, 1300,
+        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
+        False, 1400, 1300,
         ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
     )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
