@@ -118,10 +118,27 @@ def test_what_should_work_and_does_not_is_likely_a_firewalls_doing() -> None:
 
 def test_while_it_is_tried_nobody_is_sent_to_his_router() -> None:
     for here, there in ((PUBLIC, PUBLIC), (UNKNOWN, UNKNOWN)):
-        running = replace(explained(here, there), attempts=(RUNNING, FAILED))
+        running = replace(explained(here, there), attempts=(RUNNING,))
         assert said(running) == ("it is being tried now: checking", "")
     asked = replace(explained(), attempts=(RUNNING,), remote_nat=None, remote_candidates=())
     assert said(asked) == ("bob has just been asked where it can be reached", "")
+
+
+def test_another_try_does_not_hide_what_the_last_one_showed() -> None:
+    failed = explained(PUBLIC, PORT_RESTRICTED)
+    assert said(replace(failed, attempts=(RUNNING, FAILED))) == said(failed)
+    silent = replace(failed, remote_nat=None, remote_candidates=())
+    assert said(replace(silent, attempts=(RUNNING, FAILED))) == said(silent)
+
+
+def test_without_any_nat_it_is_a_firewall_or_a_route() -> None:
+    unfiltered = Nat(Mapping.NONE)  # who gets in is not known
+    for nat in (PUBLIC, unfiltered):
+        why, action = said(explained(nat, nat))
+        assert why == (
+            "no NAT is in the way, so a firewall or a missing route must be; the last try: no candidate answered"
+        )
+        assert "no firewall at either end stops UDP port 7077" in action
 
 
 def test_the_end_of_which_too_little_is_known_is_named() -> None:
