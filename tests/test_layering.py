@@ -36,6 +36,7 @@ SHELLS = {
     "ipop.embed",
     "ipop.notify",
     "ipop.places",
+    "ipop.stun_query",
     "ipop.surroundings",
     "ipop.tap_offload",
     "sims.coordinates",
