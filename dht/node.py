@@ -20,16 +20,18 @@ from dht.fragments import MAX_PLAINTEXT_BYTES
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
-from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
+from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, pack_control
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
 from dht.path import Tunnel, kind_of
 from dht.peer import Peer
+from dht.pings import Pinged
 from dht.records import node_name
+from dht.relay import DEFAULT_BUDGET, RelayBudget
 from dht.replicas import GetResult, PutResult
 from dht.session import OVERHEAD_BYTES
 from dht.storage import Storage
-from dht.upkeep import PING_TIMEOUT_S, Upkeep
+from dht.upkeep import Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
 
 __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
@@ -44,9 +46,10 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What may differ between nodes. `aes`: AES-GCM is done in hardware here."""
+    """What may differ between nodes. `aes`: AES-GCM is done in hardware here; `relay`: what it does for others."""
 
     aes: bool = False
+    relay: RelayBudget = DEFAULT_BUDGET
     record_lifetime_s: float = RECORD_LIFETIME_S
 
 
@@ -65,6 +68,7 @@ class Node:
         self._upkeep = Upkeep(host, identity, self._parts, self.counters)
         self._running = False
         self._parts.handshakes.has_aes = config.aes
+        self._parts.relay.budget = config.relay
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
 
     @property
@@ -244,17 +248,15 @@ class Node:
             if peer is None:
                 done(None)
                 return
-            peer.demand_at = sent_at = self._host.now()
+            peer.demand_at = self._host.now()
 
-            def answered(answer: Message | None) -> None:
-                if not isinstance(answer, Pong):
+            def answered(pinged: Pinged | None) -> None:
+                if pinged is None:
                     done(None)
-                    return
-                peer.measured(self._host.now() - sent_at)
-                path = kind_of(peer.path).name.lower()
-                done(PingResult((self._host.now() - sent_at) * 1000.0, path, max(1, answer.hops)))
+                else:
+                    done(PingResult(pinged.rtt_s * 1000.0, kind_of(peer.path).name.lower(), pinged.hops))
 
-            self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
+            self._parts.pings.ping(peer, answered)
 
         self.open_session(peer_id, opened)
 

@@ -20,10 +20,11 @@ from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import distance
 from dht.linking import Linker
-from dht.liveness import Liveness
+from dht.liveness import EDGE_S, Liveness
 from dht.messages import Find, Found, Message
 from dht.near import Near
 from dht.peer import Peer
+from dht.pings import Pings
 from dht.reach import Reach
 from dht.relay import Relay
 from dht.replicas import Replicas
@@ -34,7 +35,8 @@ from dht.tunnels import Tunnels
 
 
 class Parts:
-    """Everything that one node consists of."""
+    """Everything that one node consists of. Layers above may change `edge_interval_s`: how long an edge that this node
+    needs stays silent before it is pinged."""
 
     def __init__(self, host: Host, identity: Identity, storage: Storage, counters: Counter[str]) -> None:
         me = identity.member.id
@@ -58,6 +60,8 @@ class Parts:
             host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
         )
         self.liveness = Liveness(host, self.sessions)
+        self.edge_interval_s = EDGE_S
+        self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,
             identity,
@@ -85,6 +89,7 @@ class Parts:
         self.handshakes.restarted = near.restarted
         self.handshakes.observed = self.reach.observed
         self.router.joined = lambda: near.joined
+        self.pings.standing = near.standing
         near.changed = self.replicas.neighbors_changed
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:

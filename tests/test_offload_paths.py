@@ -15,6 +15,7 @@ import pytest
 
 from dht.host import Endpoint
 from dht.node import ROUTED_PLAINTEXT_BYTES
+from dht.relay import RelayBudget
 from dht.storage import MemoryStorage
 from dht.udp import UdpHost
 from ipop.config import VpnConfig
@@ -149,7 +150,7 @@ def test_the_same_through_a_relay(batching: tuple[bool, ...], tunnel: bool) -> N
     async def scene() -> None:
         ends = Ends(ALL_OFFLOADS, ALL_OFFLOADS, batching, relayed=True)
         for node in ends.nodes:
-            node.ring.parts.relay.willing = tunnel
+            node.ring.parts.relay.budget = RelayBudget(willing=tunnel)
 
         def path(here: int, there: int) -> str | None:
             peer = ends.nodes[here].peer(ends.identities[there].member.id)
