@@ -49,7 +49,7 @@ class Keepalive:
             return
         self._held = 0
         limit_s = MAX_INTERVAL_S
-        if self._lost_s is not None:
+        if self._lost_s is not None and GROWTH * self._interval_s > WELL_BELOW * self._lost_s:
             self._lost_s *= FADING
             limit_s = min(limit_s, WELL_BELOW * self._lost_s)
         self._interval_s = max(self._interval_s, min(GROWTH * self._interval_s, limit_s))

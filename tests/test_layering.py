@@ -40,6 +40,7 @@ SHELLS = {
     "sims.coordinates",
     "sims.engine",
     "sims.figures",
+    "sims.proxies",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)
