@@ -20,7 +20,7 @@ from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import distance
 from dht.linking import Linker
-from dht.liveness import EDGE_S, Liveness
+from dht.liveness import Liveness
 from dht.messages import Find, Found, Message
 from dht.near import Near
 from dht.peer import Peer
@@ -35,8 +35,7 @@ from dht.tunnels import Tunnels
 
 
 class Parts:
-    """Everything that one node consists of. Layers above may change `edge_interval_s`: how long an edge that this node
-    needs stays silent before it is pinged."""
+    """Everything that one node consists of."""
 
     def __init__(self, host: Host, identity: Identity, storage: Storage, counters: Counter[str]) -> None:
         me = identity.member.id
@@ -44,6 +43,7 @@ class Parts:
         self.demux = Demux(host, me, counters)
         self.sessions = Sessions(host, self.demux.carry, self.demux.deliver, counters)
         self.sessions.carry_batch = self.demux.carry_batch
+        self.sessions.carry_whole = self.demux.carry_whole
         self.reach = Reach(host, identity, self.sessions)
         self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry, counters)
         self.router = Router(me, self.sessions, self.demux.arrived, counters)
@@ -60,7 +60,6 @@ class Parts:
             host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
         )
         self.liveness = Liveness(host, self.sessions)
-        self.edge_interval_s = EDGE_S
         self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,

@@ -15,6 +15,7 @@ from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
 from dht.session import Keypair, Session
+from dht.sizes import PathSize
 
 MAX_PATHS = 12
 
@@ -25,6 +26,8 @@ class Reborn(NamedTuple):
     keypair: Keypair
     instance: int
     joined: bool
+    features: int = 0
+    datagram_bytes: int = 0
 
 
 class Peer:
@@ -33,8 +36,10 @@ class Peer:
     __slots__ = (
         "clock_offset_s",
         "coordinate",
+        "datagram_bytes",
         "declared",
         "demand_at",
+        "features",
         "fragments",
         "heard_at",
         "hops",
@@ -43,6 +48,7 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "packets",
         "path",
         "path_heard_at",
         "paths",
@@ -52,8 +58,10 @@ class Peer:
         "rtt_s",
         "rx_bytes",
         "session",
+        "size",
         "static",
         "suspect",
+        "taken_at",
         "told_joined",
         "tx_bytes",
         "unanswered_at",
@@ -74,11 +82,15 @@ class Peer:
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
+        self.features = 0  # what the peer understands: dht.features
+        self.datagram_bytes = 0  # the longest that the peer's own link carries; 0: it did not say
         self.joined = False  # the peer is a member of the ring, not only of the network
         self.told_joined = False  # the peer knows that this node is a member
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
         self.path_heard_at = now  # by the path in use
+        self.taken_at = now  # when the path in use came into use
+        self.packets = 0  # of users', both ways
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
@@ -90,6 +102,7 @@ class Peer:
         self.tx_bytes = 0
         self.rx_bytes = 0
         self.fragments = Reassembly()
+        self.size = PathSize()
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -111,6 +124,12 @@ class Peer:
         endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
 
+    def said(self, features: int, datagram_bytes: int) -> None:
+        """What the peer told of itself in a handshake."""
+        if (features, datagram_bytes) != (self.features, self.datagram_bytes):
+            self.features, self.datagram_bytes = features, datagram_bytes
+            self.size = PathSize()
+
     def heard(self, path: Path | None, now: float) -> None:
         """A packet came. Only the path in use is any the better for what came by it."""
         self.heard_at = now
@@ -122,6 +141,8 @@ class Peer:
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""
+        if path != self.path:
+            self.taken_at = now
         self.path = path
         self.hops = 1
         self.path_heard_at = now

@@ -30,6 +30,8 @@ class Reach:
         self._timer: Timer | None = None
         self._published = b""
         self._stopped = True
+        self._mapped: Endpoint | None = None
+        self.witness: Callable[[Endpoint, Endpoint], None] = lambda observed, reporter: None
         self.publish: Callable[[bytes], None] = lambda value: None
 
     def start(self) -> None:
@@ -44,6 +46,13 @@ class Reach:
     def contact(self) -> Contact:
         """How others may reach this node: its own addresses, then where peers see it."""
         local = list(self._host.local_endpoints())
+        mapped = [] if self._mapped is None else [self._mapped]
+        endpoints = (local + mapped + self.seen())[:MAX_ENDPOINTS]
+        return Contact(self._identity.member.id, self._identity.static_public, tuple(endpoints))
+
+    def seen(self) -> list[Endpoint]:
+        """Where peers see this node, if that is not where it listens; the latest first."""
+        local = self._host.local_endpoints()
         # One liar must not make us point others at somebody else's address.
         needed = min(ENOUGH_REPORTERS, sum(1 for _ in self._sessions.edges()) or 1)
         seen = [
@@ -51,11 +60,17 @@ class Reach:
             for endpoint, reporters in reversed(self._observed.items())
             if endpoint not in local and len(reporters) >= needed
         ]
-        return Contact(self._identity.member.id, self._identity.static_public, tuple((local + seen)[:MAX_ENDPOINTS]))
+        return [each for each in seen if each != self._mapped]
+
+    def use_mapped(self, endpoint: Endpoint | None) -> None:
+        """Our router forwards what comes to `endpoint`, or no longer does."""
+        self._mapped = endpoint
+        self.announce()
 
     def observed(self, endpoint: Endpoint, reporter: Endpoint) -> None:
         """The peer at `reporter` told us where it sees us."""
         now = self._host.now()
+        self.witness(endpoint, reporter)
         reporters = self._observed.pop(endpoint, {})
         news = reporter.address not in reporters
         reporters[reporter.address] = now

@@ -46,20 +46,6 @@ class Refusal(IntEnum):
     FAR_END = 4  # the other end does not want it, or did not answer
 
 
-@dataclass(frozen=True, slots=True)
-class RelayBudget:
-    """What a node is ready to do for others. `willing` False: nothing; `rate_bytes_per_s` bounds what it passes on,
-    0 meaning nothing bounds it; `circuits` in all, and of one member."""
-
-    willing: bool = True
-    rate_bytes_per_s: float = 0.0
-    circuits: int = MAX_CIRCUITS
-    circuits_a_member: int = MAX_CIRCUITS_A_MEMBER
-
-
-DEFAULT_BUDGET = RelayBudget()
-
-
 @dataclass(slots=True, eq=False)
 class Circuit:
     """Two edges of this node, joined. `octets` is what was passed on, both ways."""
@@ -73,7 +59,8 @@ class Circuit:
 
 
 class Relay:
-    """The circuits that a node carries, within its `budget`. `link(contact, done)` seeks a direct edge."""
+    """The circuits that a node carries. `willing` is False for one that refuses to; `rate_bytes_per_s` bounds what it
+    passes on, 0 meaning nothing bounds it. `link(contact, done)` seeks a direct edge."""
 
     def __init__(self, host: Host, sessions: Sessions, exchange: Exchange, counters: Counter[str]) -> None:
         self._host, self._sessions, self._exchange, self._counters = host, sessions, exchange, counters
@@ -82,7 +69,9 @@ class Relay:
         self._of_member: Counter[int] = Counter()
         self._timer: Timer | None = None
         self._tokens, self._tokens_at = 0.0, host.now()
-        self.budget = DEFAULT_BUDGET
+        self.willing = True
+        self.rate_bytes_per_s = 0.0
+        self.max_circuits = MAX_CIRCUITS
         self.link: Callable[[Contact, Callable[[Peer | None], None]], None] = lambda contact, done: done(None)
         exchange.handle(TunnelRequest, Way.SESSION, self._on_request)
 
@@ -114,7 +103,8 @@ class Relay:
             self._counters["tunnel_over_rate"] += 1
         else:
             circuit.octets += len(buffer)
-            self._host.send_run(to, buffer, size)
+            # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
+            self._host.send_run(to, buffer, size, self._host.received_class)
         return True
 
     def gone(self, peer: Peer) -> None:
@@ -127,14 +117,14 @@ class Relay:
     def _on_request(self, incoming: Incoming, message: TunnelRequest) -> Message | None:
         asker, target = incoming.peer, message.target
         assert asker is not None
-        if not self.budget.willing:
+        if not self.willing:
             return TunnelRefused(Refusal.UNWILLING)
         if not isinstance(asker.path, Endpoint) or target.id == asker.id:
             return TunnelRefused(Refusal.NO_EDGE)
         existing = self._by_pair.get(frozenset((asker.id, target.id)))
         if existing is None and (
-            len(self._circuits) >= self.budget.circuits
-            or max(self._of_member[asker.id], self._of_member[target.id]) >= self.budget.circuits_a_member
+            len(self._circuits) >= self.max_circuits
+            or max(self._of_member[asker.id], self._of_member[target.id]) >= MAX_CIRCUITS_A_MEMBER
         ):
             self._counters["tunnel_refused_busy"] += 1
             return TunnelRefused(Refusal.BUSY)
@@ -205,7 +195,7 @@ class Relay:
         self._timer = self._host.call_later(SWEEP_S * self._host.rng.uniform(0.8, 1.2), self._sweep)
 
     def _within_rate(self, octets: int) -> bool:
-        rate = self.budget.rate_bytes_per_s
+        rate = self.rate_bytes_per_s
         if not rate:
             return True
         now = self._host.now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 from dht.checks import Checked
 from dht.errors import BadDatagram
@@ -17,7 +18,7 @@ from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
 from dht.identity import Identity
 from dht.ids import short
-from dht.liveness import ADJACENT_S
+from dht.liveness import ADJACENT_S, EDGE_S
 from dht.messages import (
     ConnectToMe,
     DuplicateIdentity,
@@ -67,6 +68,12 @@ class Upkeep:
         self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
         self._expiry_timer: Timer | None = None
         self._proving: set[tuple[int, Path]] = set()
+        # For the layers above: how long an edge may stay silent, which peers' edges they want, which paths failed,
+        # and that our own addresses changed.
+        self.edge_interval_s = EDGE_S
+        self.keeps: Callable[[Peer], bool] = lambda peer: False
+        self.distrusted: Callable[[Peer, Path], None] = lambda peer, path: None
+        self.moved: Callable[[], None] = lambda: None
         parts.sessions.came_up = self._came_up
         parts.sessions.roamed = self._roamed
         parts.sessions.unproven = self._unproven
@@ -158,6 +165,7 @@ class Upkeep:
         if doubted is None or self._host.now() - peer.path_heard_at < DOUBT_AFTER_S:
             return
         self._counters["path_doubted"] += 1
+        self.distrusted(peer, doubted)
         if path is not None:
             self._parts.sessions.use(peer, path)
             self._unproven(peer, doubted)
@@ -182,7 +190,7 @@ class Upkeep:
         sought at once where the ring needs one."""
         needed = peer.id in self._parts.near.lists
         contact = peer.contact()
-        peer.path = None
+        peer.path, peer.taken_at = None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         self._counters["path_lost"] += 1
         self._removed(peer)
@@ -198,6 +206,8 @@ class Upkeep:
             if others:
                 # It is there, but not by this path.
                 self._counters["path_switched"] += 1
+                if peer.path is not None:
+                    self.distrusted(peer, peer.path)
                 log.info("%s is no longer reached by %s", peer.member.name, peer.path)
                 self._parts.sessions.use(peer, others[0])
                 return
@@ -206,7 +216,7 @@ class Upkeep:
                 return
         if not dead:
             self._parts.exchange.tell(peer, Lapse())
-        path, peer.path = peer.path, None
+        path, peer.path, peer.taken_at = peer.path, None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         if path is None or self._host.now() - peer.demand_at > IN_USE_S:
             self._parts.sessions.remove(peer)
@@ -250,6 +260,7 @@ class Upkeep:
         self._parts.near.announce()
         self._parts.acquaintances.hurry()
         self._parts.reach.moved()
+        self.moved()
 
     def _became(self, place: Place) -> None:
         name = self._identity.member.name
@@ -269,9 +280,9 @@ class Upkeep:
         if peer.id in lists.adjacent():
             return ADJACENT_S
         if peer.id in lists or peer.id in self._parts.fingers or not self._parts.near.joined or lists.alone:
-            return self._parts.edge_interval_s
-        if self._parts.tunnels.through(peer.id):
-            return self._parts.edge_interval_s
+            return self.edge_interval_s
+        if self._parts.tunnels.through(peer.id) or self.keeps(peer):
+            return self.edge_interval_s
         return None
 
     def _ping(self, peer: Peer) -> None:

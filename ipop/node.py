@@ -23,6 +23,7 @@ from ipop.datapath import DataPath
 from ipop.resolve import Located, Reason, Resolver
 from ipop.tap import Tap
 from ipop.wording import shown
+from shortcuts.node import Shortcuts
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,13 @@ class VpnNode:
     def __init__(self, host: Host, tap: Tap, config: VpnConfig) -> None:
         self.host, self.tap = host, tap
         self.identity = config.identity
-        self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
+        self.ring = Node(
+            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+        )
+        self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
-        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
+        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.
@@ -69,6 +73,7 @@ class VpnNode:
         self.started = True
         self.datapath.start()
         self.ring.start(bootstraps)
+        self.shortcuts.start()
         contact = Contact(self.member.id, self.identity.static_public, ())
         for name in self._published_names():
             # Readers trust the certificate that signs the record; the static key in it lets them begin a handshake
@@ -79,6 +84,7 @@ class VpnNode:
         """Tell the peers, and stop. The TAP and the host stay their owner's to close."""
         self.datapath.stop()
         self.resolver.stop()
+        self.shortcuts.stop()
         # So that programs elsewhere fail at once instead of waiting for us.
         for name in (*self._published_names(), node_name(self.member.id)):
             self.ring.withdraw(name)
@@ -101,6 +107,11 @@ class VpnNode:
     def peer(self, node_id: int) -> PeerView | None:
         """The present peer with this id."""
         return next((peer for peer in self.ring.peers() if peer.id == node_id), None)
+
+    def name_of(self, node_id: int) -> str:
+        """What to call a node: its name where there is a session with it, else its id."""
+        peer = self.ring.parts.sessions.peers.get(node_id)
+        return id_bytes(node_id).hex() if peer is None else peer.member.name
 
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""

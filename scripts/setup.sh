@@ -20,11 +20,12 @@ fail() {
 
 package_of() { # the Debian package that holds a command
     case $1 in
-        ip | bridge) echo iproute2 ;;
+        ip | bridge | ss) echo iproute2 ;;
         ping) echo iputils-ping ;;
         ssh | ssh-keygen) echo openssh-client ;;
         sshd) echo openssh-server ;;
         nft) echo nftables ;;
+        miniupnpd) echo miniupnpd-nftables ;;
         nsenter | unshare | setpriv) echo util-linux ;;
         *) echo "$1" ;;
     esac

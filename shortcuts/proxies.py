@@ -14,14 +14,12 @@ Source: IPOP's proxy selection (Ganguly et al., HPDC 2006 and 2008); who may rel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
 from dht.contact import Contact
 from dht.coordinate import Coordinate
-from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
 from dht.linking import Budget
 from dht.messages import Message
@@ -29,7 +27,7 @@ from dht.parts import Parts
 from dht.path import Path, Tunnel
 from dht.peer import Peer
 from dht.relay import Refusal
-from shortcuts.messages import MAX_NEARBY, Nearby, NearbyRequest, Neighbor
+from shortcuts.messages import Nearby, NearbyRequest, Neighbor
 from shortcuts.proxy_choice import Option, by_worth, leg_ms, pick, predicted_ms, worth_replacing
 from shortcuts.views import ProxyView
 from shortcuts.whereabouts import Whereabouts
@@ -44,16 +42,17 @@ REVIEW_S = 300.0
 RETRY_S = (2.0, 60.0)  # doubled from the first to the second while there is no tunnel at all
 REFRESH_S = 50.0  # each tunnel kept is checked so often, well within a relay's patience
 SETTLE_S = 4.0  # a tunnel just granted counts as working for so long, until the monitor knows
+RECHECK_S = 1.0
 SWEEP_S = 5.0
 MAX_BEYOND = 2  # tunnels more than are kept, while better ones are looked for
-UNSOUGHT_S = 60.0  # a direct path has worked for so long: tunnels are no longer kept
+UNSOUGHT_S = 60.0  # a direct path has worked for so long: tunnels but the best are no longer kept
+LETTING_GO_S = 120.0  # they are forgotten again and again for so long: the far end may still check them
+SPARE = 1
 REFUSED_S = 60.0  # a relay that is busy is left alone for so long, for this peer or any other
 UNWILLING_S = 900.0
 FAILED_S = 30.0  # it found no way to the far end: for this peer
 MAX_REFUSALS = 1024
 LINKS_PER_S, LINK_BURST = 1.0, 12.0
-ANSWERS_PER_S, ANSWER_BURST = 0.2, 4.0  # a member
-MAX_ASKERS = 1024
 
 
 NO_LINK = "too many links at once"
@@ -65,8 +64,11 @@ class Paths(Protocol):
     def check(self, peer: Peer, path: Path | None) -> None:
         """Check a path to a peer; if it is answered, the path is known from then on, and may be used."""
 
-    def known(self, peer: Peer) -> list[Path]:
-        """The paths to a peer that work."""
+    def working(self, peer: Peer) -> list[Path]:
+        """The paths to a peer that were proven and have not failed since."""
+
+    def forget(self, peer: Peer, path: Path) -> None:
+        """Check a path no longer."""
 
     def rtt_ms(self, peer: Peer, path: Path | None) -> float | None:
         """The round trip on a path as measured; None before that."""
@@ -109,12 +111,10 @@ class Proxies:
         self._wishes: dict[int, _Wish] = {}
         self._refusals: dict[int, tuple[float, Refusal]] = {}  # by relay: until when, and why
         self._links = Budget(LINKS_PER_S, LINK_BURST, host.now())
-        self._askers: dict[int, Budget] = {}
         self._timer: Timer | None = None
         self._stopped = False
         parts.tunnels.offered = self._offered
         parts.tunnels.refused = self._refused
-        parts.exchange.handle(NearbyRequest, Way.SESSION, self._on_nearby_request)
 
     def start(self) -> None:
         self._timer = self._host.call_later(SWEEP_S * self._host.rng.random(), self._sweep)
@@ -140,6 +140,7 @@ class Proxies:
             for tunnel in self._parts.tunnels.to(peer.id):
                 self._paths.check(peer, tunnel)
         wish.sought_at = now
+        self._check_unknown(peer, wish, now)
         if wish.is_asking_peer:
             return
         if now >= wish.next_at:
@@ -307,11 +308,20 @@ class Proxies:
     def _working(self, peer: Peer, wish: _Wish) -> list[Tunnel]:
         """The tunnels to a peer that the monitor knows to work, or has not had the time to, the fastest first."""
         since = self._host.now() - SETTLE_S
-        known = set(self._paths.known(peer))
+        known = set(self._paths.working(peer))
         tunnels = self._parts.tunnels.to(peer.id)
         wish.granted = {tunnel: at for tunnel, at in wish.granted.items() if tunnel in tunnels}
         working = [each for each in tunnels if each in known or wish.granted.get(each, -inf) >= since]
         return sorted(working, key=lambda tunnel: self._rtt_or_inf(peer, tunnel))
+
+    def _check_unknown(self, peer: Peer, wish: _Wish, now: float) -> None:
+        """A first check may be lost, as anything may: try again what was granted a moment ago."""
+        fresh = [tunnel for tunnel, at in wish.granted.items() if now - SETTLE_S <= at <= now - RECHECK_S]
+        if fresh:
+            working = self._paths.working(peer)
+            for tunnel in fresh:
+                if tunnel not in working:
+                    self._paths.check(peer, tunnel)
 
     def _rtt_or_inf(self, peer: Peer, tunnel: Tunnel) -> float:
         measured_ms = self._paths.rtt_ms(peer, tunnel)
@@ -342,13 +352,21 @@ class Proxies:
         self._timer = self._host.call_later(SWEEP_S * self._host.rng.uniform(0.8, 1.2), self._sweep)
         for wish in list(self._wishes.values()):
             peer = self._parts.sessions.peers.get(wish.peer_id)
-            if peer is None or now - wish.sought_at > UNSOUGHT_S:
+            if peer is None or now - wish.sought_at > UNSOUGHT_S + LETTING_GO_S:
                 del self._wishes[wish.peer_id]
+            elif now - wish.sought_at > UNSOUGHT_S:
+                self._let_go(peer, wish)
             elif peer.up and now - wish.refreshed_at >= REFRESH_S:
                 wish.refreshed_at = now
                 for tunnel in self._working(peer, wish)[: self._kept]:
                     self._paths.check(peer, tunnel)
         self._refusals = {relay: each for relay, each in self._refusals.items() if each[0] > now}
+
+    def _let_go(self, peer: Peer, wish: _Wish) -> None:
+        """The path in use needs no tunnels beside it, but for a spare one."""
+        for tunnel in self._working(peer, wish)[SPARE:]:
+            if tunnel != peer.path:
+                self._paths.forget(peer, tunnel)
 
     def _offered(self, tunnel: Tunnel, far_id: int) -> None:
         """The far end found a relay: one more for us."""
@@ -368,25 +386,3 @@ class Proxies:
                 del self._refusals[next(iter(self._refusals))]
             lasts_s = UNWILLING_S if why is Refusal.UNWILLING else REFUSED_S
             self._refusals[relay.id] = (self._host.now() + lasts_s, why)
-
-    def _on_nearby_request(self, incoming: Incoming, message: NearbyRequest) -> Nearby | None:
-        asker = incoming.peer
-        assert asker is not None
-        now = self._host.now()
-        budget = self._askers.pop(asker.id, None) or Budget(ANSWERS_PER_S, ANSWER_BURST, now)
-        self._askers[asker.id] = budget
-        if len(self._askers) > MAX_ASKERS:
-            del self._askers[next(iter(self._askers))]
-        if not budget.take(now):
-            self._counters["nearby_over_budget"] += 1
-            return None
-        here = self._whereabouts.vivaldi.coordinate if len(self._whereabouts.vivaldi) else None
-        return Nearby(self._parts.reach.contact(), here, tuple(self._neighbors(asker)))
-
-    def _neighbors(self, asker: Peer) -> Iterator[Neighbor]:
-        """The nearest of our direct edges, for somebody else."""
-        edges = [self._direct_edge(peer.id) for peer in self._parts.sessions.edges() if peer.id != asker.id]
-        measured = [(self._whereabouts.rtt_ms(edge), edge) for edge in edges if edge is not None]
-        known = [(rtt_ms, edge) for rtt_ms, edge in measured if rtt_ms is not None]
-        nearest = sorted(known, key=lambda each: each[0])[:MAX_NEARBY]
-        return (Neighbor(edge.contact(), rtt_ms, edge.coordinate) for rtt_ms, edge in nearest)

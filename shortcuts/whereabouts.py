@@ -7,6 +7,7 @@ only what a peer says of a direct path shows a mapping of ours. Tells peers this
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dht.coordinate import Coordinate
@@ -31,11 +32,12 @@ class _Seen:
 
 
 class Whereabouts:
-    """Feeds `vivaldi` and `keepalive`, and lets the node use what they say."""
+    """Feeds `vivaldi` and `keepalive`. `interval_changed(interval_s)` is told how long idle edges may be silent."""
 
     def __init__(self, host: Host, parts: Parts, vivaldi: Vivaldi, keepalive: Keepalive) -> None:
-        self._host, self._parts = host, parts
+        self._host = host
         self.vivaldi, self.keepalive = vivaldi, keepalive
+        self.interval_changed: Callable[[float], None] = lambda interval_s: None
         self._seen: dict[int, _Seen] = {}  # by node id, the latest last
         parts.pings.whereabouts = self._coordinate
         parts.pings.pinged = self._pinged
@@ -63,7 +65,7 @@ class Whereabouts:
         self.vivaldi.moved()
         self.keepalive.moved()
         self._seen.clear()
-        self._parts.edge_interval_s = self.keepalive.interval_s
+        self.interval_changed(self.keepalive.interval_s)
 
     def _coordinate(self) -> Coordinate:
         return self.vivaldi.coordinate
@@ -91,7 +93,7 @@ class Whereabouts:
             self.keepalive.lost(min(self._host.now() - before.at, self.keepalive.interval_s))
         elif seen.here == before.here:
             self.keepalive.held(idle_s)
-        self._parts.edge_interval_s = self.keepalive.interval_s
+        self.interval_changed(self.keepalive.interval_s)
 
 
 def _is_remapped(before: Endpoint, after: Endpoint) -> bool:

@@ -198,9 +198,7 @@ def main() -> None:
         print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
         return
     if asked.figure == "proxies":
-        print(
-            f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:"
-        )
+        print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")
         for name, value in summary(proxied(asked.nodes, latency, asked.seed)).items():
             print(f"{name}: {value:.3f}")
         return

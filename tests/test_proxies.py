@@ -23,10 +23,11 @@ from dht.node import Node
 from dht.packing import Fields, pack
 from dht.path import Path, Tunnel
 from dht.peer import Peer
-from dht.relay import IDLE_S, SWEEP_S, RelayBudget
+from dht.relay import IDLE_S, SWEEP_S
 from shortcuts.keepalive import Keepalive
 from shortcuts.messages import MAX_NEARBY, MAX_RTT_MS, Nearby, NearbyRequest, Neighbor
-from shortcuts.proxies import ANSWER_BURST, ENOUGH, KEPT, MAX_BEYOND, UNSOUGHT_S, Proxies
+from shortcuts.neighborhood import ANSWER_BURST, Neighborhood
+from shortcuts.proxies import ENOUGH, KEPT, MAX_BEYOND, UNSOUGHT_S, Proxies
 from shortcuts.proxy_choice import SPREAD, Option, pick
 from shortcuts.vivaldi import Vivaldi
 from shortcuts.whereabouts import Whereabouts
@@ -60,15 +61,18 @@ class FastestThatWorks:
         self.checks += 1
         self._parts.checks.check(peer, path, answered, 3.0)
 
-    def known(self, peer: Peer) -> list[Path]:
+    def working(self, peer: Peer) -> list[Path]:
         here = self._parts.tunnels.to(peer.id)
         return [path for peer_id, path in self._rtt_ms if peer_id == peer.id and path in here and path is not None]
+
+    def forget(self, peer: Peer, path: Path) -> None:
+        self._rtt_ms.pop((peer.id, path), None)
 
     def rtt_ms(self, peer: Peer, path: Path | None) -> float | None:
         return self._rtt_ms.get((peer.id, path))
 
     def _use_fastest(self, peer: Peer) -> None:
-        known = self.known(peer)
+        known = self.working(peer)
         if known and peer.up and not isinstance(peer.path, Endpoint):
             self._parts.sessions.use(peer, min(known, key=lambda path: self._rtt_ms[peer.id, path]))
 
@@ -81,6 +85,7 @@ class Searcher:
         host = world.hosts[node.id]
         self.paths = FastestThatWorks(node)
         self.whereabouts = Whereabouts(host, node.parts, Vivaldi(host.rng), Keepalive())
+        self.neighborhood = Neighborhood(host, node.parts, self.whereabouts, node.counters)
         self.proxies = Proxies(host, node.parts, node.id, self.paths, self.whereabouts, node.counters)
         self.sought: set[int] = set()
         self.proxies.start()
@@ -94,7 +99,7 @@ class Searcher:
     def tunnels(self, other: Node) -> list[Tunnel]:
         """Those that work."""
         peer = self.node.parts.sessions.peers.get(other.id)
-        return [] if peer is None else [path for path in self.paths.known(peer) if isinstance(path, Tunnel)]
+        return [] if peer is None else [path for path in self.paths.working(peer) if isinstance(path, Tunnel)]
 
     def relay(self, other: Node) -> int | None:
         """The relay in use."""
@@ -184,7 +189,7 @@ def test_without_any_common_neighbour_it_links_to_the_peers_nearest(seed: int) -
     before = edges(one)
     for node in world.nodes:
         if node.id in before:  # none of ours helps: whoever relays must be met first
-            node.parts.relay.budget = RelayBudget(willing=False)
+            node.parts.relay.willing = False
     everybody[one.id].seek(other)
     world.engine.run_until(lambda: everybody[one.id].relay(other) is not None, limit_s=120)
     relay = everybody[one.id].relay(other)
@@ -224,7 +229,7 @@ def test_a_relay_that_is_unwilling_is_not_asked_again_for_a_while() -> None:
     one, other = strangers(world)
     cut(world, one, other)
     for node in world.nodes:
-        node.parts.relay.budget = RelayBudget(willing=False)
+        node.parts.relay.willing = False
     everybody[one.id].seek(other)
     world.engine.run_for(120)
     refused = one.counters["tunnel_refused_unwilling"]

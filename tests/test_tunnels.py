@@ -13,7 +13,7 @@ from dht.host import Endpoint
 from dht.messages import Message, TunnelGranted, TunnelOffer, TunnelRefused, TunnelRequest
 from dht.node import Node
 from dht.path import TUNNELLED, Tunnel
-from dht.relay import IDLE_S, MAX_CIRCUITS_A_MEMBER, SWEEP_S, Refusal, RelayBudget
+from dht.relay import IDLE_S, MAX_CIRCUITS_A_MEMBER, SWEEP_S, Refusal
 from dht.ring import NEAR
 from sims.engine import Engine
 from sims.latency import Constant
@@ -152,7 +152,7 @@ def test_a_relay_that_leaves_tells_both_ends_at_once(seed: int) -> None:
 def test_an_unwilling_node_relays_nothing() -> None:
     world = make_world(3, 1)
     relay = world.start(0)
-    relay.parts.relay.budget = RelayBudget(willing=False)
+    relay.parts.relay.willing = False
     one, other = world.start(1), world.start(2)
     cut(world, one, other)
     world.engine.run_for(180)
@@ -255,7 +255,7 @@ def test_who_is_reached_by_a_tunnel_offers_and_gets_no_tunnels() -> None:
 
 def test_a_relay_keeps_to_its_rate() -> None:
     world, relay, one, other = trio(1)
-    relay.parts.relay.budget = RelayBudget(rate_bytes_per_s=100_000.0)
+    relay.parts.relay.rate_bytes_per_s = 100_000.0
     world.engine.run_for(5)
     (circuit,) = relay.parts.relay.circuits
     before = circuit.octets

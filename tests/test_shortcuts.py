@@ -1,0 +1,75 @@
+"""Shortcuts in worlds of the product's own nodes: direct paths found, kept, left and found again, behind NATs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from dht.node import Node
+from shortcuts.node import Shortcuts
+from sims.engine import Engine
+from sims.latency import Constant
+from sims.network import Network
+from sims.world import World
+from tests.identities import START_S, make_identities
+
+SEEDS = range(1, 1 + int(os.environ.get("P2PVPN_SEEDS", "3")))
+
+
+class Members:
+    """Nodes with shortcuts, of which some sit behind boxes."""
+
+    def __init__(self, seed: int, behind: list[str | None], rtt_ms: float = 40.0) -> None:
+        engine = Engine(seed)
+        self.seed = seed
+        self.world = World(engine, Network(engine, Constant(rtt_ms)), make_identities(len(behind), seed, now=START_S))
+        self.shortcuts: dict[int, Shortcuts] = {}
+        self.nodes: list[Node] = []
+        for number, preset in enumerate(behind):
+            node = self.world.start(number, behind=preset) if preset else self.world.start(number)
+            self.shortcuts[node.id] = Shortcuts(self.world.hosts[node.id], node)
+            self.shortcuts[node.id].start()
+            self.nodes.append(node)
+            engine.run_for(0.5)
+        engine.run_until(self.world.successor_cycle, limit_s=120)
+        engine.run_for(5)
+
+    def path(self, one: Node, other: Node) -> str | None:
+        return next((peer.path for peer in one.peers() if peer.id == other.id), None)
+
+    def talk(self, one: Node, other: Node, seconds: float, until: str | None = None) -> float:
+        """Ten packets a second each way, until both ends use this kind of path; the time it took."""
+        engine = self.world.engine
+        began = engine.now
+        while engine.now - began < seconds:
+            for here, there in ((one, other), (other, one)):
+                if not here.send_packet(there.id, b"x" * 60):
+                    here.open_session(there.id, lambda peer: None)
+            engine.run_for(0.1)
+            if until is not None and self.path(one, other) == self.path(other, one) == until:
+                return engine.now - began
+        assert until is None, f"seed {self.seed}: {self.path(one, other)} and {self.path(other, one)}, not {until}"
+        return seconds
+
+
+DIRECT = [
+    ("public", "sym"),
+    ("port", "port"),
+    ("full", "sym"),
+    ("addr", "sym"),
+    ("port", "cgnat(port,port)"),
+    ("addr", "cgnat(port,sym)"),
+    ("firewalled", "port"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), DIRECT)
+def test_two_nodes_whose_nats_can_be_punched_find_a_direct_path(one: str, other: str) -> None:
+    members = Members(1, [None] * 10 + [one, other])
+    first, second = members.nodes[-2:]
+    took_s = members.talk(first, second, 30.0, until="direct")
+    print(f"{one} to {other}: direct after {took_s:.1f} s")
+    assert took_s <= 5.0
+    members.talk(first, second, 20.0)
+    assert members.path(first, second) == members.path(second, first) == "direct"
