@@ -45,6 +45,7 @@ SHELLS = {
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
+    "sims.proxies",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)
