@@ -20,17 +20,18 @@ from dht.features import Feature
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
-from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
+from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, pack_control
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
 from dht.path import endpoint_of, hops_of, kind_of, relay_of
 from dht.peer import Peer
+from dht.pings import Pinged
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
 from dht.session import OVERHEAD_BYTES
 from dht.sizes import DEFAULT_BYTES, DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
 from dht.storage import Storage
-from dht.upkeep import PING_TIMEOUT_S, Upkeep
+from dht.upkeep import Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
 
 __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
@@ -270,20 +271,19 @@ class Node:
             if peer is None:
                 done(None)
                 return
-            peer.demand_at = sent_at = self._host.now()
+            peer.demand_at = self._host.now()
             peer.packets += 1
             path = peer.path  # It may have changed when the answer comes.
 
-            def answered(answer: Message | None) -> None:
-                if not isinstance(answer, Pong):
+            def answered(pinged: Pinged | None) -> None:
+                if pinged is None:
                     done(None)
                     return
-                peer.measured(self._host.now() - sent_at)
-                rtt_ms = (self._host.now() - sent_at) * 1000.0
-                hops = max(1, answer.hops) if path is None else hops_of(path)
-                done(PingResult(rtt_ms, kind_of(path).name.lower(), relay_of(path), hops, endpoint_of(path)))
+                hops = pinged.hops if path is None else hops_of(path)
+                kind, rtt_ms = kind_of(path).name.lower(), pinged.rtt_s * 1000.0
+                done(PingResult(rtt_ms, kind, relay_of(path), hops, endpoint_of(path)))
 
-            self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
+            self._parts.pings.ping(peer, answered)
 
         self.open_session(peer_id, opened)
 

@@ -24,6 +24,7 @@ from dht.liveness import Liveness
 from dht.messages import Find, Found, Message
 from dht.near import Near
 from dht.peer import Peer
+from dht.pings import Pings
 from dht.reach import Reach
 from dht.relay import Relay
 from dht.replicas import Replicas
@@ -59,6 +60,7 @@ class Parts:
             host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
         )
         self.liveness = Liveness(host, self.sessions)
+        self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,
             identity,
@@ -86,6 +88,7 @@ class Parts:
         self.handshakes.restarted = near.restarted
         self.handshakes.observed = self.reach.observed
         self.router.joined = lambda: near.joined
+        self.pings.standing = near.standing
         near.changed = self.replicas.neighbors_changed
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:

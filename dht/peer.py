@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
+from dht.coordinate import Coordinate
 from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
@@ -34,6 +35,7 @@ class Peer:
 
     __slots__ = (
         "clock_offset_s",
+        "coordinate",
         "datagram_bytes",
         "declared",
         "demand_at",
@@ -76,6 +78,7 @@ class Peer:
         self.path: Path | None = None
         self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it

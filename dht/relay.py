@@ -71,6 +71,7 @@ class Relay:
         self._tokens, self._tokens_at = 0.0, host.now()
         self.willing = True
         self.rate_bytes_per_s = 0.0
+        self.max_circuits = MAX_CIRCUITS
         self.link: Callable[[Contact, Callable[[Peer | None], None]], None] = lambda contact, done: done(None)
         exchange.handle(TunnelRequest, Way.SESSION, self._on_request)
 
@@ -122,7 +123,7 @@ class Relay:
             return TunnelRefused(Refusal.NO_EDGE)
         existing = self._by_pair.get(frozenset((asker.id, target.id)))
         if existing is None and (
-            len(self._circuits) >= MAX_CIRCUITS
+            len(self._circuits) >= self.max_circuits
             or max(self._of_member[asker.id], self._of_member[target.id]) >= MAX_CIRCUITS_A_MEMBER
         ):
             self._counters["tunnel_refused_busy"] += 1

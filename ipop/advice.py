@@ -35,7 +35,7 @@ def why_not_direct(explained: Explanation) -> Advice | None:
     if not explained.attempts:
         return Advice(f"it has not been tried yet ({explained.demand})", f"'p2pvpn ping {name}' makes this node try")
     if explained.remote_nat is None or not explained.remote_candidates:
-        if not _latest(explained).over:
+        if _finished(explained) is None:
             return Advice(f"{name} has just been asked where it can be reached", None)
         return Advice(
             f"{name} has not said where it can be reached",
@@ -56,12 +56,16 @@ def why_not_direct(explained: Explanation) -> Advice | None:
 
 
 def _advice(explained: Explanation, family: int, chance: Expectation) -> Advice:
-    name, latest = explained.name, _latest(explained)
-    last = f"the last try: {latest.outcome}"
+    name, finished = explained.name, _finished(explained)
     here, there = _nats(explained, family)
     hard = [who for who, nat in (("this node", here), (name, there)) if _is_symmetric(nat)]
-    if chance in (Expectation.YES, Expectation.MAYBE) and not latest.over:
-        return Advice(f"it is being tried now: {latest.outcome}", None)
+    if finished is None and chance in (Expectation.YES, Expectation.MAYBE):
+        return Advice(f"it is being tried now: {explained.attempts[0].outcome}", None)
+    last = "it is being tried now" if finished is None else f"the last try: {finished.outcome}"
+    if here.mapping is Mapping.NONE and there.mapping is Mapping.NONE:
+        return Advice(
+            f"no NAT is in the way, so a firewall or a missing route must be; {last}", _firewall_text(explained)
+        )
     if chance is Expectation.YES:
         return Advice(f"the NATs of both ends should allow it, but {last}", _firewall_text(explained))
     if len(hard) == 2:
@@ -127,25 +131,27 @@ def _family_text(families: set[int]) -> str:
     return "only " + FAMILIES[min(families)] if len(families) == 1 else "IPv4 and IPv6" if families else "no network"
 
 
-def _latest(explained: Explanation) -> AttemptView:
-    return min(explained.attempts, key=lambda attempt: attempt.began_s_ago)
+def _finished(explained: Explanation) -> AttemptView | None:
+    """The last attempt that came to its end. Another may be on its way: that alone would be no answer."""
+    finished = [attempt for attempt in explained.attempts if attempt.over]
+    return min(finished, key=lambda attempt: attempt.began_s_ago, default=None)
 
 
 def _port(candidates: Sequence[Candidate]) -> str:
     ports = {each.endpoint.port for each in candidates if each.kind is CandidateKind.HOST}
-    return f"port {min(ports)}" if ports else "the port it listens on"
+    return f"UDP port {min(ports)}" if ports else "its UDP port"
 
 
 def _firewall_text(explained: Explanation) -> str:
     here, there = _port(explained.local_candidates), _port(explained.remote_candidates)
-    return f"see that no firewall stops UDP at either end: {here} of this node, {there} of {explained.name}"
+    return f"see that no firewall at either end stops {here} of this node, or {there} of {explained.name}"
 
 
 def _forward_text(explained: Explanation) -> str:
     sides = (("this node", explained.local_candidates), (explained.name, explained.remote_candidates))
     # Where a port is forwarded already, forwarding it is no advice.
     ways = [
-        f"UDP {_port(candidates)} to {who} on its router"
+        f"{_port(candidates)} to {who} on its router"
         for who, candidates in sides
         if all(each.kind is not CandidateKind.MAPPED for each in candidates)
     ]

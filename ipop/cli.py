@@ -258,9 +258,25 @@ def proxies(as_json: Json = False, control: Control = None) -> None:
 
 
 @app.command()
-def netcheck(as_json: Json = False, control: Control = None) -> None:
+def netcheck(
+    stun: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask this STUN server too where it sees this machine.")
+    ] = None,
+    as_json: Json = False,
+    control: Control = None,
+) -> None:
     """Show what the network in front of this node lets through."""
+    from dht.bootstrap import Bootstrap
+
+    try:
+        server = None if stun is None else Bootstrap.from_text(stun)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     answer = _ask(control, "netcheck")
+    if server is not None:
+        from ipop.stun_query import ask_stun
+
+        answer["stun"] = {"server": str(server), **ask_stun(server)}
     if as_json:
         _print_json(answer)
     else:

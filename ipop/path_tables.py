@@ -70,7 +70,7 @@ def _show_paths(paths: list[dict[str, Any]]) -> None:
         (
             Text(("* " if path["in_use"] else "  ") + route_text({"hops": None, **path}), PATH_STYLES[path["path"]]),
             rtt_text(path["rtt_ms"]),
-            _ago_text(path["proven_s_ago"]),
+            "-" if path["path"] == "overlay" else _ago_text(path["proven_s_ago"]),
             str(path["failures"]),
         )
         for path in paths
@@ -169,6 +169,10 @@ def show_netcheck(check: dict[str, Any]) -> None:
     grid.add_row("UDP", Text(works, "green" if check["udp"] else "bold red"))
     for family, name in FAMILIES.items():
         _add_family(grid, name, check[family])
+    if "stun" in check:
+        for family, name in FAMILIES.items():
+            if family in check["stun"]:
+                grid.add_row(f"STUN over {name}", Text(_stun_text(check["stun"]["server"], check["stun"][family])))
     mapping = check["port_mapping"]
     forwarded = mapping["note"] if mapping["endpoint"] is None else f"{mapping['endpoint']} ({mapping['note']})"
     grid.add_row("forwarded port", Text(forwarded or "none"))
@@ -194,6 +198,12 @@ def _add_family(grid: Table, name: str, family: dict[str, Any]) -> None:
         grid.add_row("", f"seen from outside at no one endpoint ({seen})")
     if witnesses or family["nat"]["mapping"] is not None:
         grid.add_row("", nat_text(family["nat"]))
+
+
+def _stun_text(server: str, seen: str | None) -> str:
+    if seen is None:
+        return f"{server} does not answer: is it a STUN server, and may UDP leave this network?"
+    return f"{server} sees this machine at {seen} (asked from a port of its own, not the node's)"
 
 
 def _relay_text(relay: dict[str, Any]) -> str:

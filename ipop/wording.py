@@ -11,9 +11,8 @@ MAPPING_WORDS = {
     None: "whether addresses are translated is not known yet",
     "none": "addresses are not translated",
     "endpoint-independent": "one outside port for all peers (endpoint-independent mapping)",
-    "address-dependent": "another outside port for every address (address-dependent mapping, 'symmetric')",
-    "address-and-port-dependent": "another outside port for every peer (address and port-dependent mapping,"
-    " 'symmetric')",
+    "address-dependent": "symmetric: another outside port for every address (address-dependent mapping)",
+    "address-and-port-dependent": "symmetric: another outside port for every peer (address and port-dependent mapping)",
 }
 FILTERING_WORDS = {
     None: "who gets in is not known yet",
@@ -57,15 +56,15 @@ def route_text(view: dict[str, Any]) -> str:
 
 
 def nat_text(nat: dict[str, Any]) -> str:
-    """What a NAT does, for people: only what is known of its habits, but always how it maps and filters."""
+    """What a NAT does, for people, a line each: how it maps and filters, known or not; of its habits what is known."""
     words = [MAPPING_WORDS.get(nat["mapping"], nat["mapping"]), FILTERING_WORDS.get(nat["filtering"], nat["filtering"])]
     if nat["mapping"] != "none":
         words += {True: ["port numbers stay the same"], False: ["port numbers change"]}.get(nat["preserves_ports"], [])
         words += {
-            True: ["its hosts reach each other from outside (hairpinning)"],
-            False: ["its hosts don't reach each other from outside (no hairpinning)"],
+            True: ["its hosts reach each other by their outside address (hairpinning)"],
+            False: ["its hosts don't reach each other by their outside address (no hairpinning)"],
         }.get(nat["hairpins"], [])
-    return "; ".join(words)
+    return "\n".join(words)
 
 
 def duration_text(seconds: float) -> str:

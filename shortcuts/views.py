@@ -64,6 +64,18 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyView:
+    """A relay considered for a peer without a direct path. `predicted_ms` and `rtt_ms`: the round trip to the peer over
+    it, from what both ends know and as measured; `note`: "in hand", "asked", "refused: busy", "not tried"."""
+
+    relay: int
+    relay_name: str | None
+    predicted_ms: float | None
+    rtt_ms: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class RelayView:
     """One circuit that this node carries for two others, and how many bytes it has passed on."""
 

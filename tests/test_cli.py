@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -457,7 +458,8 @@ def test_a_bootstrap_is_host_and_port() -> None:
 
 def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
-        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None, False, 1400, 1300,
+        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
+        False, 1400, 1300,
         ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
     )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
@@ -552,11 +554,12 @@ def test_status_warns_of_a_certificate_that_ends_soon(capsys: pytest.CaptureFixt
     assert "! the certificate has ended" in capsys.readouterr().out
 
 
-class SilentNode:
-    """The control socket of a node which knows bob, who never answers."""
+class FakeNode:
+    """A control socket of a node that knows bob, who answers over these paths, the last for ever. None: no answer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *paths: dict[str, object] | None, wait_s: float = 0.0) -> None:
         self.asked = 0
+        self._paths, self._wait_s = list(paths), wait_s
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
@@ -565,34 +568,65 @@ class SilentNode:
 
     def _serve(self) -> None:
         connection, _ = self._socket.accept()
-        reply: dict[str, object] = {
-            "peer": "bob",
-            "id": "0b" * 20,
-            "addresses": [],
-            "rtt_ms": None,
-            "path": None,
-            "hops": None,
-        }
-        with connection, connection.makefile("rwb") as lines:
+        nothing = dict.fromkeys(("rtt_ms", "path", "via", "hops", "endpoint"))
+        reply = {"peer": "bob", "id": "0b" * 20, "addresses": ["10.77.0.2"], **nothing}
+        with contextlib.suppress(OSError), connection, connection.makefile("rwb") as lines:  # Who asked may have gone.
             while lines.readline():
                 self.asked += 1
-                lines.write(json.dumps({"ok": True, "result": reply}).encode() + b"\n")
+                path = self._paths.pop(0) if len(self._paths) > 1 else self._paths[0]
+                time.sleep(self._wait_s)
+                answer = reply if path is None else {**reply, "rtt_ms": 12.34, **path}
+                lines.write(json.dumps({"ok": True, "result": answer}).encode() + b"\n")
                 lines.flush()
 
     def close(self) -> None:
-        self._thread.join(PATIENCE_S)
+        self._thread.join(10)
         self._socket.close()
 
 
 @pytest.mark.parametrize(("options", "tries"), [((), 3), (("-c", "1"), 1), (("-c", "4", "--json"), 4)])
 def test_a_peer_that_never_answers_is_given_up(tmp_path: Path, options: tuple[str, ...], tries: int) -> None:
-    node = SilentNode(tmp_path / "control")
+    node = FakeNode(tmp_path / "control", None)
     done = p2pvpn("ping", "bob", *options, "--control", tmp_path / "control")
     node.close()
     assert node.asked == tries
     assert done.returncode == 1
     assert done.stdout.count("\n") == tries
     assert done.stderr == "p2pvpn: bob did not answer: 'p2pvpn why bob' tells what is known of the way to it\n"
+
+
+OVERLAY: dict[str, object] = {"path": "overlay", "hops": 3}
+PROXY: dict[str, object] = {"path": "proxy", "via": "carol", "hops": 2}
+DIRECT: dict[str, object] = {"path": "direct", "hops": 1, "endpoint": "192.0.2.1:7000"}
+
+
+def test_ping_shows_the_path_of_each_reply_and_stops_once_direct(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", OVERLAY, PROXY, DIRECT)
+    done = p2pvpn("ping", "bob", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "pong from bob (10.77.0.2) via overlay (3 hops) in 12.3 ms",
+        "pong from bob (10.77.0.2) via proxy carol in 12.3 ms",
+        "pong from bob (10.77.0.2) via direct 192.0.2.1:7000 in 12.3 ms",
+    ]
+
+
+def test_ping_without_a_direct_path_in_time_succeeds_and_says_so(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", PROXY)
+    done = p2pvpn("ping", "bob", "--timeout", "2", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "pong from bob (10.77.0.2) via proxy carol in 12.3 ms"
+    assert done.stdout.splitlines()[-1] == "no direct path: 'p2pvpn why bob' tells the reason"
+
+
+def test_ping_does_not_wait_for_the_node_longer_than_told(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", PROXY, wait_s=3.0)
+    done = p2pvpn("ping", "bob", "--timeout", "0.3", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("p2pvpn: bob did not answer: ")
 
 
 def test_the_log_is_limited_for_others_faults_but_not_for_errors() -> None:

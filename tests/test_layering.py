@@ -36,6 +36,7 @@ SHELLS = {
     "ipop.embed",
     "ipop.notify",
     "ipop.places",
+    "ipop.stun_query",
     "ipop.surroundings",
     "ipop.tap_offload",
     "sims.coordinates",
@@ -44,6 +45,7 @@ SHELLS = {
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
+    "sims.proxies",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)
