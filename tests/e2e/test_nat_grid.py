@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import combinations_with_replacement, product
+from typing import NamedTuple
 
 import pytest
 
@@ -19,7 +21,7 @@ from ipop.errors import SetupError
 from shortcuts.nat import Filtering, Mapping, Nat
 from shortcuts.punching import Expectation, expectation
 from sims.lab.namespace import LabError
-from tests.e2e.natted import BOOTSTRAP, PLANS, NattedNetwork, Pings, kind_of_host
+from tests.e2e.natted import BOOTSTRAP, PLANS, NattedNetwork, kind_of_host
 from tests.patience import STRICT, Promises, patient
 
 COPIES = 3
@@ -143,27 +145,19 @@ def test_every_pair_of_types_gets_the_best_path_that_theory_allows(grid: NattedN
 
 
 def test_no_packet_of_1000_a_second_is_lost_or_repeated_when_a_better_path_is_found(grid: NattedNetwork) -> None:
-    def from_the_overlay(best: str) -> Pings:
+    def from_the_overlay(best: str) -> Flow:
         one, other = strangers(grid, best)
         with grid.pings(one, other, 0.1) as first:
             first.wait_for_reply()  # there is a session now, and hardly any time has passed
-        return watched(one, other, best, lambda: None)
+        return flow_during(grid, one, other, best, lambda: None)
 
-    def watched(one: str, other: str, best: str, change: Callable[[], None]) -> Pings:
-        pings = grid.numbered(one, other, 0.001)
-        pings.wait_for_reply()
-        change()
-        grid.wait_for(one, other, (best,))
-        pings.wait_for_reply(time.time() + 0.5)
-        return pings
-
-    def from_a_proxy() -> Pings:
+    def from_a_proxy() -> Flow:
         one, other = "addr1", "port2"
         grid.lab.cut(one, other)
         try:
             with grid.pings(one, other, 0.1):
                 grid.wait_for(one, other, ("proxy",))
-            return watched(one, other, "direct", lambda: grid.lab.mend(one, other))
+            return flow_during(grid, one, other, "direct", lambda: grid.lab.mend(one, other))
         finally:
             grid.lab.mend(one, other)
 
@@ -172,18 +166,38 @@ def test_no_packet_of_1000_a_second_is_lost_or_repeated_when_a_better_path_is_fo
     nothing_lost("proxy to direct", from_a_proxy)
 
 
-def nothing_lost(what: str, switch: Callable[[], Pings]) -> None:
-    """A path is changed while packets flow. A machine that stands still for a second loses packets at a TAP's queue,
-    so one of three tries must be clean; none may repeat any."""
+class Flow(NamedTuple):
+    """What became of the packets that flowed while a path was changed."""
+
+    replies: int
+    missing: list[int]
+    repeated: list[int]
+    disordered: int
+
+
+def flow_during(grid: NattedNetwork, one: str, other: str, best: str, change: Callable[[], None]) -> Flow:
+    with grid.numbered(one, other, 0.001) as pings:
+        pings.wait_for_reply()
+        change()
+        grid.wait_for(one, other, (best,))
+        pings.wait_for_reply(time.time() + 0.5)
+        return Flow(len(pings.replies()), pings.missing(), pings.repeated(), pings.disordered())
+
+
+def nothing_lost(what: str, switch: Callable[[], Flow]) -> None:
+    """A machine that stands still for a second loses packets at a TAP's queue: one of three tries must be clean. None
+    may repeat any."""
     tries = 1 if STRICT else 3
     for _ in range(tries):
-        with switch() as pings:
-            replies, missing, disordered = len(pings.replies()), pings.missing(), pings.disordered()
-            print(f"{what}: {replies} replies, {len(missing)} missing {missing[:5]}, {disordered} out of order")
-            assert not pings.repeated()
-            assert replies > 100
-            if not missing:
-                return
+        flow = switch()
+        print(
+            f"{what}: {flow.replies} replies, {len(flow.missing)} missing {flow.missing[:5]}, "
+            f"{len(flow.repeated)} repeated, {flow.disordered} out of order"
+        )
+        assert not flow.repeated
+        assert flow.replies > 500
+        if not flow.missing:
+            return
     pytest.fail(f"{what}: packets were lost in each of {tries} tries")
 
 
@@ -278,12 +292,14 @@ def test_a_node_behind_a_symmetric_nat_comes_back_while_its_bootstrap_is_dead(
     try:
         grid.whole()
         began_at = time.time()
-        grid.restart("sym2")
-        for other in ("addr3", "sym1"):
-            with grid.pings(other, "sym2", 0.2) as pings:
+        grid.lab.start(grid.lab.host("sym2"))
+        others = {"addr3": "direct", "sym1": "proxy"}
+        with ExitStack() as stack:
+            started = {other: stack.enter_context(grid.pings(other, "sym2", 0.2)) for other in others}
+            for other, pings in started.items():
                 pings.wait_for_reply()
                 promises.measured(f"{other} reaches it after its start", pings.replies()[0][0] - began_at, RETURN_S)
-                grid.wait_for(other, "sym2", ("direct",) if other == "addr3" else ("proxy",))
+                grid.wait_for(other, "sym2", (others[other],))
     finally:
         grid.restart(BOOTSTRAP)
 
