@@ -7,6 +7,7 @@ import os
 import pytest
 
 from dht.node import Node
+from dht.path import Tunnel
 from shortcuts.node import Shortcuts
 from sims.engine import Engine
 from sims.latency import Constant
@@ -73,3 +74,31 @@ def test_two_nodes_whose_nats_can_be_punched_find_a_direct_path(one: str, other:
     assert took_s <= 5.0
     members.talk(first, second, 20.0)
     assert members.path(first, second) == members.path(second, first) == "direct"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_between_a_direct_path_and_a_proxy_no_packet_is_lost_or_repeated(seed: int) -> None:
+    members = Members(seed, [None] * 8 + ["port", "port"])
+    first, second = members.nodes[-2:]
+    members.talk(first, second, 30.0, until="direct")
+    peer = first.parts.sessions.peers[second.id]
+    direct = peer.path
+    assert direct is not None
+    opened: list[Tunnel | None] = []
+    relays = [edge for edge in first.parts.sessions.edges() if edge.endpoint is not None and edge is not peer]
+    first.parts.tunnels.open(peer.contact(), relays, opened.append)
+    members.world.engine.run_until(lambda: bool(opened), limit_s=10)
+    tunnel = opened[0]
+    assert tunnel is not None, f"seed {seed}"
+    received: list[int] = []
+    second.on_packet(lambda member, packet: received.append(int.from_bytes(packet, "big")))
+    sent = 0
+    for path in (tunnel, direct, tunnel, direct):
+        first.parts.sessions.use(peer, path)
+        for _ in range(300):
+            assert first.send_packet(second.id, sent.to_bytes(60, "big"))
+            sent += 1
+            members.world.engine.run_for(0.001)
+    members.world.engine.run_for(2.0)
+    missing, repeated = sorted(set(range(sent)) - set(received)), len(received) - len(set(received))
+    assert (missing, repeated) == ([], 0), f"seed {seed}"

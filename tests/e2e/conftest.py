@@ -10,6 +10,7 @@ import pytest
 
 from sims.lab.lab import TOOLS, Lab
 from sims.lab.namespace import LabError, missing_tools
+from tests.e2e.natted import NattedNetwork
 from tests.e2e.network import RealNetwork
 
 NAMES = ("alder", "birch", "cedar", "elder", "fir", "gorse", "hazel", "ivy")
@@ -52,7 +53,7 @@ def eight(able: None) -> Iterator[RealNetwork]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows the end of every node's log."""
     report = yield
-    network = getattr(item, "funcargs", {}).get("eight")
-    if report.failed and isinstance(network, RealNetwork):
-        report.sections.append(("ends of the nodes' logs", network.lab.last_words(15)))
+    for network in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(network, RealNetwork | NattedNetwork):
+            report.sections.append(("ends of the nodes' logs", network.lab.last_words(15)))
     return report

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count, pairwise, permutations
 from pathlib import Path
 from types import TracebackType
@@ -119,9 +119,6 @@ class NattedNetwork:
         words = (sys.executable, NUMBERED, "send", self.addresses[other], port, str(every_s))
         return Pings([self.lab.host(one).namespace.spawn(*words, stdout=printed), echo], printed, every_s)
 
-    def last_words(self, lines: int) -> str:
-        return self.lab.last_words(lines)
-
 
 class Pings:
     """One ping at work, or what prints as it does. A context."""
@@ -183,13 +180,3 @@ class Pings:
 def kind_of_host(name: str) -> str:
     """The type of NAT that a host of this name is behind."""
     return name[:-1]
-
-
-def eventually(holds: Callable[[], bool], what: str, limit_s: float = PATIENCE_S) -> float:
-    """Wait for a condition; how long that took. Raises LabError."""
-    start = time.monotonic()
-    while not holds():
-        if time.monotonic() - start > limit_s:
-            raise LabError(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(0.05)
-    return time.monotonic() - start
