@@ -89,6 +89,10 @@ class NattedNetwork:
         """Both ways."""
         return self.path(one, other), self.path(other, one)
 
+    def why(self, one: str, other: str) -> str:
+        """What `p2pvpn why` prints there."""
+        return f"\n{one}: {self.lab.nodes[one].ask('why', other).stdout}"
+
     def all_paths(self) -> dict[tuple[str, str], str]:
         """Of everybody to everybody."""
         found = dict.fromkeys(permutations(self.names, 2), "none")
@@ -161,11 +165,13 @@ class Pings:
         return len(self.missing(moment)) * self._every_s
 
     def missing(self, since: float = 0.0) -> list[int]:
-        """The numbers that have had no reply, from the first request after `since` to the last that has one."""
+        """The numbers that have had no reply, from the first request after `since`, or the first that ever had one, to
+        the last that has one."""
         replies = self.replies()
         seen = {number for _, number, _ in replies}
         before = max((number for at, number, rtt_ms in replies if at - rtt_ms / 1000.0 <= since), default=0)
-        return sorted(set(range(before + 1, max(seen, default=0) + 1)) - seen)
+        first = max(before + 1, min(seen, default=0))
+        return sorted(set(range(first, max(seen, default=0) + 1)) - seen)
 
     def repeated(self) -> list[int]:
         """The numbers that were answered more than once."""
