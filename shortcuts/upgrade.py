@@ -28,7 +28,8 @@ from shortcuts.monitor import Monitor
 from shortcuts.nat import Nat
 from shortcuts.views import AttemptView, TrialView
 
-CHECK_TIMEOUT_S: Final = 1.0
+CHECK_TIMEOUT_S: Final = 1.0  # after the last round, before an attempt counts as failed
+ANSWER_TIMEOUT_S: Final = 3.0  # an answer this late still proves the path: the way is long, or a machine is busy
 AFTER_SUCCESS_S: Final = 0.3  # for a faster candidate to answer too
 RETRY_S: Final = (4.0, 8.0, 15.0, 22.0)  # while there is traffic: what became possible is found within half a minute
 QUIET_RETRY_S: Final = 300.0
@@ -279,7 +280,7 @@ class Upgrade:
                     timer.cancel()
                 attempt.timers = [self._host.call_later(AFTER_SUCCESS_S, lambda: self._settled(search, attempt))]
 
-        self._monitor.try_out(search.peer, trial.pair.remote.endpoint, done, CHECK_TIMEOUT_S)
+        self._monitor.try_out(search.peer, trial.pair.remote.endpoint, done, ANSWER_TIMEOUT_S)
 
     def _settled(self, search: Search, attempt: _Attempt) -> None:
         if not attempt.over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 
 import pytest
 
@@ -65,15 +66,29 @@ DIRECT = [
 ]
 
 
+def strangers(seed: int, one: str, other: str, rtt_ms: float = 40.0) -> tuple[Members, Node, Node]:
+    """A ring so large that some of those behind the two types have no edge, and two of them."""
+    members = Members(seed, [None] * 18 + [one, other] * 3, rtt_ms)
+    ones, others = members.nodes[-6::2], members.nodes[-5::2]
+    pair = next((pair for pair in product(ones, others) if members.path(*pair) is None), None)
+    assert pair is not None, f"seed {seed}: all have edges to each other"
+    return members, *pair
+
+
 @pytest.mark.parametrize(("one", "other"), DIRECT)
-def test_two_nodes_whose_nats_can_be_punched_find_a_direct_path(one: str, other: str) -> None:
-    members = Members(1, [None] * 10 + [one, other])
-    first, second = members.nodes[-2:]
+def test_two_strangers_whose_nats_can_be_punched_find_a_direct_path(one: str, other: str) -> None:
+    members, first, second = strangers(1, one, other)
     took_s = members.talk(first, second, 30.0, until="direct")
     print(f"{one} to {other}: direct after {took_s:.1f} s")
-    assert took_s <= 5.0
+    assert took_s <= 2.0
     members.talk(first, second, 20.0)
     assert members.path(first, second) == members.path(second, first) == "direct"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_direct_path_with_a_round_trip_of_more_than_a_second_is_found_too(seed: int) -> None:
+    members, first, second = strangers(seed, "port", "addr", rtt_ms=1200.0)
+    members.talk(first, second, 30.0, until="direct")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
