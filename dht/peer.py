@@ -67,6 +67,7 @@ class Peer:
         "unanswered_at",
         "up",
         "wanted_at",
+        "whereabouts_told_at",
     )
 
     def __init__(self, member: Member, static: bytes, now: float) -> None:
@@ -78,6 +79,7 @@ class Peer:
         self.path: Path | None = None
         self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self.whereabouts_told_at = -1e9
         self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts

@@ -17,6 +17,7 @@ from dht.path import Path
 from dht.peer import Peer
 
 PING_TIMEOUT_S = 2.0
+TELL_WHEREABOUTS_S = 60.0  # to one peer no oftener: idle nodes are to be quiet, and coordinates move slowly
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Pings:
             self.pinged(peer, pinged)
             done(pinged)
 
-        ping = Ping(self._joined(), self.whereabouts())
+        ping = Ping(self._joined(), self._told(peer))
         self._exchange.ask(peer, ping, (Pong,), answered, (PING_TIMEOUT_S,), vital=vital)
 
     def _on_ping(self, incoming: Incoming, message: Ping) -> Pong:
@@ -71,4 +72,11 @@ class Pings:
         if message.coordinate is not None:
             incoming.peer.coordinate = message.coordinate
         self.standing(incoming.peer, message.joined)
-        return Pong(self._joined(), incoming.endpoint, incoming.hops, self.whereabouts())
+        return Pong(self._joined(), incoming.endpoint, incoming.hops, self._told(incoming.peer))
+
+    def _told(self, peer: Peer) -> Coordinate | None:
+        now = self._host.now()
+        if now - peer.whereabouts_told_at < TELL_WHEREABOUTS_S:
+            return None
+        peer.whereabouts_told_at = now
+        return self.whereabouts()

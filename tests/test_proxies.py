@@ -37,6 +37,7 @@ from sims.network import Network
 from sims.world import World
 from tests.fuzzing import fuzzed
 from tests.identities import START_S, make_identities
+from tests.test_shortcuts import Members
 
 SEEDS = range(1, 1 + int(os.environ.get("P2PVPN_SEEDS", "2")))
 NODES = 30
@@ -359,3 +360,20 @@ def test_a_damaged_neighbour_is_another_one_or_refused(packed: bytes, at: int, g
         return
     assert neighbor.pack() == damaged
     assert neighbor.rtt_ms <= MAX_RTT_MS
+
+
+# With the real monitor, behind NATs that can't be punched
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("port", "sym"), ("sym", "sym"), ("cgnat(port,sym)", "port"), ("sym", "cgnat(port,sym)")]
+)
+def test_behind_nats_that_can_not_be_punched_proxies_are_found_and_kept(one: str, other: str) -> None:
+    members = Members(1, [None] * 16 + [one, other])
+    first, second = members.nodes[-2:]
+    took_s = members.talk(first, second, 60.0, until="proxy")
+    print(f"{one} to {other}: by proxy after {took_s:.1f} s")
+    members.talk(first, second, 30.0)
+    assert members.path(first, second) == members.path(second, first) == "proxy"
+    views = members.shortcuts[first.id].proxies.view(second.id)
+    assert sum(view.note == "in hand" and view.rtt_ms is not None for view in views) >= ENOUGH
