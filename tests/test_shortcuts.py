@@ -81,11 +81,11 @@ def test_two_strangers_whose_nats_can_be_punched_find_a_direct_path(one: str, ot
     took_s = members.talk(first, second, 30.0, until="direct")
     print(f"{one} to {other}: direct after {took_s:.1f} s")
     assert took_s <= 2.0
-    members.talk(first, second, 20.0)
+    members.talk(first, second, 10.0)
     assert members.path(first, second) == members.path(second, first) == "direct"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:1])
 def test_a_direct_path_with_a_round_trip_of_more_than_a_second_is_found_too(seed: int) -> None:
     members, first, second = strangers(seed, "port", "addr", rtt_ms=1200.0)
     members.talk(first, second, 30.0, until="direct")
