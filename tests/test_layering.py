@@ -43,6 +43,7 @@ SHELLS = {
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
+    "sims.routability",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)
