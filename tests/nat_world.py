@@ -110,6 +110,13 @@ class NatWorld:
             self.engine.run_until(partial(_has, answers, wanted), limit_s=120)
         return [f"{self.name(one)} to {self.name(other)}" for one, other, answer in answers if answer is None]
 
+    def unreachable_twice(self, pairs: Sequence[tuple[Node, Node]]) -> list[str]:
+        """The pairs that two pings, one after the other, find without a way."""
+        failed = set(self.unreachable(pairs))
+        again = [pair for pair in pairs if f"{self.name(pair[0])} to {self.name(pair[1])}" in failed]
+        print(f"seed {self.seed}: {len(again)} of {len(pairs)} first pings failed")
+        return self.unreachable(again)
+
     @staticmethod
     def _answered(
         answers: list[tuple[Node, Node, PingResult | None]], one: Node, other: Node, answer: PingResult | None
