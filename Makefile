@@ -13,7 +13,7 @@ TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft miniupnpd
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
 JOBS ?= 2
 
-.PHONY: demo test unit e2e bench check lint footprint figures sim setup clean
+.PHONY: demo test unit e2e soak bench check lint footprint figures sim setup clean
 
 demo:
 	@scripts/setup.sh $(DEMO_TOOLS)
@@ -26,6 +26,10 @@ unit: setup
 
 e2e: setup
 	scripts/as-root.sh $(PYTEST) tests/e2e -q
+
+# The data path's tests with nothing shortened: 2 GB over a wire that loses, reorders and repeats packets.
+soak: setup
+	scripts/as-root.sh env P2PVPN_LONG=1 $(PYTEST) tests/e2e/test_data_path.py -q
 
 check: lint test
 

@@ -98,6 +98,11 @@ class Acquaintances:
             self._bootstraps = tuple(bootstraps)
             self.hurry()
 
+    def meet(self, contact: Contact) -> None:
+        """A hint of where a member is: dial it, unless there is an edge to it."""
+        if contact.id != self._identity.member.id:
+            self._dial(contact, self._dialled)
+
     def hurry(self) -> None:
         """Something changed (an address, the last edge): try everybody soon."""
         self._tries = 0

@@ -143,7 +143,7 @@ class Demux:
                 alike = list(group)
                 try:
                     if path is not None and header[:1] == _ROUTED and len(alike) > 1:
-                        self.router.receive_batch(alike)
+                        self.router.receive_batch(alike, self._host.received_class)
                     else:
                         self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
@@ -174,19 +174,29 @@ class Demux:
             else:
                 self._host.send(relay, path.header() + datagram)
 
-    def carry_batch(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int) -> None:
+    def carry_batch(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int, traffic_class: int) -> None:
         """As `carry` for each, together."""
         if isinstance(path, Endpoint):
-            self._host.send_batch(path, datagrams)
+            self._host.send_batch(path, datagrams, traffic_class)
         elif path is None:
-            self.router.send_batch(peer_id, datagrams)
+            self.router.send_batch(peer_id, datagrams, traffic_class)
         else:
             relay = self.tunnels.relay_of(path)
             if relay is None:
                 self._counters["tunnel_gone"] += len(datagrams)
             else:
                 header = path.header()
-                self._host.send_batch(relay, [header + datagram for datagram in datagrams])
+                self._host.send_batch(relay, [header + datagram for datagram in datagrams], traffic_class)
+
+    def carry_whole(self, datagram: bytes, path: Path) -> bool:
+        """As `carry`, in one piece or not at all; False when our own link can't carry it."""
+        if isinstance(path, Endpoint):
+            return self._host.send_whole(path, datagram)
+        relay = self.tunnels.relay_of(path)
+        if relay is None:
+            self._counters["tunnel_gone"] += 1
+            return True
+        return self._host.send_whole(relay, path.header() + datagram)
 
     def deliver(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Take what a session opened. Raises BadDatagram."""
@@ -203,8 +213,10 @@ class Demux:
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:
                 self.exchange.from_session(peer, plaintext[1:], path)
+            case Inner.SIZE if path is not None:
+                self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:
-                self.router.receive(plaintext[1:])
+                self.router.receive(plaintext[1:], self._host.received_class)
             case Inner.CHECK:
                 self.checks.received(peer, plaintext[1:], path)
             case kind:

@@ -31,6 +31,7 @@ class Inner(IntEnum):
     SEGMENT = 5  # of a TCP or UDP super-packet
     PARTIAL = 6  # an IP packet whose transport checksum is to be completed
     CHECK = 7  # whether a path works (`dht.checks`)
+    SIZE = 8  # whether a plaintext of this length gets through (`dht.sizes`)
 
 
 class Mode(IntEnum):

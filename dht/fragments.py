@@ -12,7 +12,7 @@ from struct import Struct
 
 from dht.errors import BadDatagram
 
-MAX_PLAINTEXT_BYTES = 1420  # 1500 - IPv6 40 - UDP 8 - transport header 16 - tag 16
+MAX_PLAINTEXT_BYTES = 1420  # the longest piece with its kind in front: 1500 - IPv6 40 - UDP 8 - transport 32
 MAX_FRAGMENTS = 8
 MAX_PARTIAL = 8
 PATIENCE_S = 3.0
@@ -21,12 +21,14 @@ _PIECE_BYTES = MAX_PLAINTEXT_BYTES - 1 - _HEADER.size
 MAX_MESSAGE_BYTES = MAX_FRAGMENTS * _PIECE_BYTES
 
 
-def cut(plaintext: bytes, message: int) -> list[bytes]:
-    """The pieces of `plaintext`, each with its header. `message` tells it from others in flight."""
-    count = -(-len(plaintext) // _PIECE_BYTES)
-    assert count <= MAX_FRAGMENTS, f"{len(plaintext)} bytes are too long for one message"
+def cut(plaintext: bytes, message: int, limit_bytes: int = MAX_PLAINTEXT_BYTES) -> list[bytes]:
+    """The pieces of `plaintext`, each with its header; with the kind in front none is longer than `limit_bytes`, unless
+    there would be too many. `message` tells them from others in flight."""
+    assert len(plaintext) <= MAX_MESSAGE_BYTES, f"{len(plaintext)} bytes are too long for one message"
+    piece_bytes = min(_PIECE_BYTES, max(limit_bytes - 1 - _HEADER.size, -(-len(plaintext) // MAX_FRAGMENTS)))
+    count = -(-len(plaintext) // piece_bytes)
     return [
-        _HEADER.pack(message & 0xFFFFFFFF, index, count) + plaintext[index * _PIECE_BYTES : (index + 1) * _PIECE_BYTES]
+        _HEADER.pack(message & 0xFFFFFFFF, index, count) + plaintext[index * piece_bytes : (index + 1) * piece_bytes]
         for index in range(count)
     ]
 

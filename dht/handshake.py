@@ -25,6 +25,7 @@ from dht.certificate import Member, Network, read_certificate
 from dht.cookie import MAC_BYTES, VERSION, append_macs, mac1_key
 from dht.cookie import check_mac1 as check_mac1_under
 from dht.errors import BadDatagram, CertificateRefused
+from dht.features import MAX_FEATURES
 from dht.host import Endpoint, Rng
 from dht.identity import STATIC_KEY_PURPOSE, Identity, check_signature
 from dht.noise import KEY_BYTES, TAG_BYTES, HandshakeState
@@ -59,7 +60,9 @@ class Payload:
     `certificate` and `static_signature` are empty in a compact message. `counter` grows with every initiation of
     one initiator, across restarts; `instance` is drawn anew by each process; `aes` says that AES-GCM is done in
     hardware here; `verdict` is the responder's; `observed` is where the sender sees the other end; `member` says
-    that the sender has joined the ring; `clock` is the sender's time.
+    that the sender has joined the ring; `clock` is the sender's time. The last two may be missing: `features` says
+    what else the sender understands (`dht.features`), `datagram_bytes` how long a datagram its own link carries at
+    most, 0 when it does not say.
     """
 
     certificate: bytes = b""
@@ -71,9 +74,11 @@ class Payload:
     observed: Endpoint | None = None
     member: bool = False
     clock: float = 0.0
+    features: int = 0
+    datagram_bytes: int = 0
 
     def pack(self) -> bytes:
-        """At most 59 bytes when compact, 130 and the certificate when full."""
+        """At most 69 bytes when compact, 140 and the certificate when full."""
         entries: dict[int, Packable] = {
             3: self.instance,
             4: self.aes,
@@ -87,6 +92,10 @@ class Payload:
             entries[2] = self.counter
         if self.observed is not None:
             entries[6] = self.observed.pack()
+        if self.features:
+            entries[9] = self.features
+        if self.datagram_bytes:
+            entries[10] = self.datagram_bytes
         return pack(entries)
 
     @classmethod
@@ -105,6 +114,8 @@ class Payload:
             observed=Endpoint.parse(observed) if observed else None,
             member=fields.flag(7),
             clock=fields.number(8, 0.0, _LATEST_CLOCK_S),
+            features=fields.integer(9, 0, MAX_FEATURES, 0),
+            datagram_bytes=fields.integer(10, 0, 0xFFFF, 0),
         )
 
 

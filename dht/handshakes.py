@@ -23,6 +23,7 @@ from dht.contact import Contact
 from dht.cookie import MAC_BYTES, Admission, CookieJar, CookieReply, Doorkeeper
 from dht.counters import Counters
 from dht.errors import BadDatagram, StaleDatagram
+from dht.features import ALL_FEATURES
 from dht.handshake import ACCEPTED, DUPLICATE_IDENTITY, Initiation, Payload, Received, peer_member
 from dht.host import Endpoint, Host, Timer
 from dht.identity import Identity
@@ -92,6 +93,8 @@ class Handshakes:
         self._members: OrderedDict[bytes, Member] = OrderedDict()  # by static key: for compact handshakes
         self.instance = host.rng.getrandbits(63)
         self.has_aes = False
+        self.features: int = ALL_FEATURES
+        self.datagram_bytes = 0
         self.joined: Callable[[], bool] = lambda: False
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.duplicate: Callable[[Endpoint | None], None] = lambda endpoint: None
@@ -275,6 +278,8 @@ class Handshakes:
             observed=observed,
             member=self.joined(),
             clock=self._host.now(),
+            features=self.features,
+            datagram_bytes=self.datagram_bytes,
         )
 
     def _member(self, static: bytes, payload: Payload, now: float) -> Member:
@@ -337,7 +342,7 @@ class Handshakes:
         peer = self._sessions.admit(member, static)
         if peer.instance != payload.instance and peer.up and not keypair.initiator:
             # Perhaps a captured initiation that never arrived: the old session stays until these keys are used.
-            peer.reborn = Reborn(keypair, payload.instance, payload.member)
+            peer.reborn = Reborn(keypair, payload.instance, payload.member, payload.features, payload.datagram_bytes)
             self._sessions.install(peer, keypair)
             return peer
         if peer.instance != payload.instance:
@@ -349,6 +354,7 @@ class Handshakes:
             if known:
                 self.restarted(peer)
         peer.joined = payload.member
+        peer.said(payload.features, payload.datagram_bytes)
         offset_s = payload.clock - self._host.now()
         peer.clock_offset_s = offset_s if abs(offset_s) < WORST_CLOCK_S else 0.0
         self._sessions.install(peer, keypair)

@@ -106,15 +106,24 @@ class Host(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` once, no sooner than `delay_s` seconds from now, never before this call returns."""
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    @property
+    def received_class(self) -> int:
+        """The traffic class (DSCP and ECN, RFC 2474 and 3168) of what is being given to `receive` at this moment;
+        means nothing at any other."""
+
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Send one UDP datagram. Like UDP, it may be lost without notice; it never raises for that."""
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         """Send several datagrams to one endpoint, in order."""
 
-    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
         """As `send_batch` for datagrams that lie one behind the other in `buffer`: each has `size` bytes, but the last
         may be shorter. The buffer is the caller's again when this returns."""
+
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        """As `send`, but in one piece or not at all: no router may fragment it. False when this machine's own link
+        can't carry it."""
 
     def local_endpoints(self) -> Sequence[Endpoint]:
         """Where this host listens, one entry an address; wildcards are expanded, loopback left out unless it is

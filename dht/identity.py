@@ -42,6 +42,10 @@ class Identity:
     def __repr__(self) -> str:
         return f"Identity({self.member.name!r}, {short(self.member.id)}, network {self.network.name!r})"
 
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that are the same in every run, and that nobody can make without this node's key."""
+        return blake2s(b"p2pvpn/1 secret " + purpose.encode(), key=self.static_private).digest()
+
     def sign(self, purpose: str, content: bytes) -> bytes:
         """This node's signature, 64 bytes, of `content` for one purpose in this network."""
         return self._signing_key.sign(_signed_text(self.network, purpose, content))

@@ -17,6 +17,7 @@ from struct import Struct
 from typing import ClassVar, NamedTuple, Self
 
 from dht.contact import Contact
+from dht.coordinate import COORDINATE_BYTES, Coordinate
 from dht.errors import BadDatagram
 from dht.host import Endpoint
 from dht.ids import ID_BYTES, id_bytes
@@ -102,36 +103,49 @@ def _pack_endpoint(endpoint: Endpoint | None) -> bytes:
     return b"" if endpoint is None else endpoint.pack()
 
 
+def _coordinate(fields: Fields, key: int) -> Coordinate | None:
+    packed = fields.octets(key, 0, COORDINATE_BYTES, b"")
+    return Coordinate.parse(packed) if packed else None
+
+
+def _pack_coordinate(key: int, coordinate: Coordinate | None) -> dict[int, Value]:
+    return {} if coordinate is None else {key: coordinate.pack()}
+
+
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
-    """Are you there? I am (not) a member of the ring. Measures the round trip too."""
+    """Are you there? I am (not) a member of the ring, at this coordinate if I know it. Measures the round trip too."""
 
     CODE = 1
     joined: bool
+    coordinate: Coordinate | None = None
 
     def fields(self) -> dict[int, Value]:
-        return {0: self.joined}
+        return {0: self.joined} | _pack_coordinate(1, self.coordinate)
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
-        return cls(fields.flag(0))
+        return cls(fields.flag(0), _coordinate(fields, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Pong(Message):
-    """Yes, as a member or not; this is where I see you (None over the overlay), and the hops your ping took."""
+    """Yes, as a member or not; this is where I see you (None over the overlay), the hops your ping took, and my
+    coordinate, if I know it."""
 
     CODE = 2
     joined: bool
     observed: Endpoint | None
     hops: int
+    coordinate: Coordinate | None = None
 
     def fields(self) -> dict[int, Value]:
-        return {0: self.joined, 1: _pack_endpoint(self.observed), 2: self.hops}
+        head: dict[int, Value] = {0: self.joined, 1: _pack_endpoint(self.observed), 2: self.hops}
+        return head | _pack_coordinate(3, self.coordinate)
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
-        return cls(fields.flag(0), _endpoint(fields, 1), fields.integer(2, 0, 255, 0))
+        return cls(fields.flag(0), _endpoint(fields, 1), fields.integer(2, 0, 255, 0), _coordinate(fields, 3))
 
 
 @dataclass(frozen=True, slots=True)

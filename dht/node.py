@@ -16,27 +16,30 @@ from dht.contact import Contact
 from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
-from dht.fragments import MAX_PLAINTEXT_BYTES
+from dht.features import Feature
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
-from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, Ping, Pong, pack_control
+from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, pack_control
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
-from dht.path import Tunnel, kind_of
+from dht.path import endpoint_of, hops_of, kind_of, relay_of
 from dht.peer import Peer
+from dht.pings import Pinged
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
 from dht.session import OVERHEAD_BYTES
+from dht.sizes import DEFAULT_BYTES, DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
 from dht.storage import Storage
-from dht.upkeep import PING_TIMEOUT_S, Upkeep
+from dht.upkeep import Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
 
 __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
 
 RECORD_LIFETIME_S = 7200.0
 # What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
-ROUTED_PLAINTEXT_BYTES = MAX_PLAINTEXT_BYTES - 1 - HEADER_BYTES - OVERHEAD_BYTES
+_ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
+ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
 _PACKET = bytes((Inner.PACKET,))
 
 M = TypeVar("M", bound=Message)
@@ -44,9 +47,11 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What may differ between nodes. `aes`: AES-GCM is done in hardware here."""
+    """What may differ between nodes. `aes`: AES-GCM is done in hardware here. `underlay_mtu`: the longest IP packet, in
+    bytes, that this node's links carry; what paths carry is found out, up to that."""
 
     aes: bool = False
+    underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     record_lifetime_s: float = RECORD_LIFETIME_S
 
 
@@ -65,6 +70,8 @@ class Node:
         self._upkeep = Upkeep(host, identity, self._parts, self.counters)
         self._running = False
         self._parts.handshakes.has_aes = config.aes
+        self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
+        self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
 
     @property
@@ -127,6 +134,10 @@ class Node:
         """Replace the bootstraps: their names resolve to other addresses now."""
         self._parts.acquaintances.use_bootstraps(bootstraps)
 
+    def meet(self, contact: Contact) -> None:
+        """Somebody says that this node is a member: seek an edge to it, and through it to its ring."""
+        self._parts.acquaintances.meet(contact)
+
     @property
     def described(self) -> bool:
         """Whether a majority of the replica points holds this node's descriptor."""
@@ -181,16 +192,17 @@ class Node:
         else:
             self.get(node_name(peer_id), lambda result: self._described(peer_id, result, done), first=True)
 
-    def send_packet(self, peer_id: int, packet: bytes) -> bool:
-        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one)."""
+    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool:
+        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one).
+        `traffic_class` is for the outer header."""
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is None or not peer.up:
             return False
         peer.demand_at = self._host.now()
         peer.packets += 1
-        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True)
+        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True, traffic_class=traffic_class)
 
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """Seal and send what stands for IP packets, each with its kind in front, together where that is possible;
         False when there is no session fit for it."""
         peer = self._parts.sessions.peers.get(peer_id)
@@ -198,12 +210,18 @@ class Node:
             return False
         peer.demand_at = self._host.now()
         peer.packets += len(plaintexts)
-        return self._parts.sessions.send_all(peer, plaintexts)
+        return self._parts.sessions.send_all(peer, plaintexts, traffic_class)
 
     def room_bytes(self, peer_id: int) -> int:
-        """The longest plaintext that reaches a peer in one piece, over the path in use."""
+        """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
+        whole packets only."""
         peer = self._parts.sessions.peers.get(peer_id)
-        return MAX_PLAINTEXT_BYTES if peer is None or peer.path is not None else ROUTED_PLAINTEXT_BYTES
+        if peer is not None and not peer.features & Feature.SEGMENTS:
+            return 0
+        sessions = self._parts.sessions
+        if peer is None or peer.path is None:
+            return sessions.longest_bytes - _ROUTED_OVERHEAD_BYTES
+        return sessions.room_bytes(peer)
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
@@ -253,18 +271,19 @@ class Node:
             if peer is None:
                 done(None)
                 return
-            peer.demand_at = sent_at = self._host.now()
+            peer.demand_at = self._host.now()
             peer.packets += 1
+            path = peer.path  # It may have changed when the answer comes.
 
-            def answered(answer: Message | None) -> None:
-                if not isinstance(answer, Pong):
+            def answered(pinged: Pinged | None) -> None:
+                if pinged is None:
                     done(None)
                     return
-                peer.measured(self._host.now() - sent_at)
-                path = kind_of(peer.path).name.lower()
-                done(PingResult((self._host.now() - sent_at) * 1000.0, path, max(1, answer.hops)))
+                hops = pinged.hops if path is None else hops_of(path)
+                kind, rtt_ms = kind_of(path).name.lower(), pinged.rtt_s * 1000.0
+                done(PingResult(rtt_ms, kind, relay_of(path), hops, endpoint_of(path)))
 
-            self._parts.exchange.ask(peer, Ping(self._parts.near.joined), (Pong,), answered, (PING_TIMEOUT_S,))
+            self._parts.pings.ping(peer, answered)
 
         self.open_session(peer_id, opened)
 
@@ -280,7 +299,8 @@ class Node:
                 peer.member.name,
                 (peer.member.address4, peer.member.address6),
                 kind_of(peer.path).name.lower(),
-                (peer.hops, 1, 2)[(peer.path is not None) + isinstance(peer.path, Tunnel)],
+                relay_of(peer.path),
+                peer.hops if peer.path is None else hops_of(peer.path),
                 peer.endpoint,
                 None if peer.rtt_s is None else peer.rtt_s * 1000.0,
                 peer.tx_bytes,

@@ -24,6 +24,7 @@ from dht.liveness import Liveness
 from dht.messages import Find, Found, Message
 from dht.near import Near
 from dht.peer import Peer
+from dht.pings import Pings
 from dht.reach import Reach
 from dht.relay import Relay
 from dht.replicas import Replicas
@@ -42,6 +43,7 @@ class Parts:
         self.demux = Demux(host, me, counters)
         self.sessions = Sessions(host, self.demux.carry, self.demux.deliver, counters)
         self.sessions.carry_batch = self.demux.carry_batch
+        self.sessions.carry_whole = self.demux.carry_whole
         self.reach = Reach(host, identity, self.sessions)
         self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry, counters)
         self.router = Router(me, self.sessions, self.demux.arrived, counters)
@@ -58,6 +60,7 @@ class Parts:
             host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
         )
         self.liveness = Liveness(host, self.sessions)
+        self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,
             identity,
@@ -85,6 +88,7 @@ class Parts:
         self.handshakes.restarted = near.restarted
         self.handshakes.observed = self.reach.observed
         self.router.joined = lambda: near.joined
+        self.pings.standing = near.standing
         near.changed = self.replicas.neighbors_changed
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:

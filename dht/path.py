@@ -57,6 +57,16 @@ def endpoint_of(path: Path | None) -> Endpoint | None:
     return path if isinstance(path, Endpoint) else None
 
 
+def relay_of(path: Path | None) -> int | None:
+    """The node id of the relay in the path, None when there is none, or when it is the overlay."""
+    return path.via if isinstance(path, Tunnel) else None
+
+
+def hops_of(path: Path) -> int:
+    """How many times a datagram is sent on its way."""
+    return 2 if isinstance(path, Tunnel) else 1
+
+
 def source_bytes(path: Path | None, node_id: int) -> bytes:
     """What a flood over this path has in common: the address, or who passed it on. `node_id` is who a packet from
     the overlay says it is from."""

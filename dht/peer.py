@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
+from dht.coordinate import Coordinate
 from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
 from dht.session import Keypair, Session
+from dht.sizes import PathSize
 
 MAX_PATHS = 12
 
@@ -24,6 +26,8 @@ class Reborn(NamedTuple):
     keypair: Keypair
     instance: int
     joined: bool
+    features: int = 0
+    datagram_bytes: int = 0
 
 
 class Peer:
@@ -31,8 +35,11 @@ class Peer:
 
     __slots__ = (
         "clock_offset_s",
+        "coordinate",
+        "datagram_bytes",
         "declared",
         "demand_at",
+        "features",
         "fragments",
         "heard_at",
         "hops",
@@ -51,13 +58,16 @@ class Peer:
         "rtt_s",
         "rx_bytes",
         "session",
+        "size",
         "static",
         "suspect",
+        "taken_at",
         "told_joined",
         "tx_bytes",
         "unanswered_at",
         "up",
         "wanted_at",
+        "whereabouts_told_at",
     )
 
     def __init__(self, member: Member, static: bytes, now: float) -> None:
@@ -69,14 +79,19 @@ class Peer:
         self.path: Path | None = None
         self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self.whereabouts_told_at = -1e9
+        self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
+        self.features = 0  # what the peer understands: dht.features
+        self.datagram_bytes = 0  # the longest that the peer's own link carries; 0: it did not say
         self.joined = False  # the peer is a member of the ring, not only of the network
         self.told_joined = False  # the peer knows that this node is a member
         self.up = False  # a packet of this peer was opened under the present session
         self.heard_at = now
         self.path_heard_at = now  # by the path in use
+        self.taken_at = now  # when the path in use came into use
         self.packets = 0  # of users', both ways
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
@@ -89,6 +104,7 @@ class Peer:
         self.tx_bytes = 0
         self.rx_bytes = 0
         self.fragments = Reassembly()
+        self.size = PathSize()
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -110,6 +126,12 @@ class Peer:
         endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
 
+    def said(self, features: int, datagram_bytes: int) -> None:
+        """What the peer told of itself in a handshake."""
+        if (features, datagram_bytes) != (self.features, self.datagram_bytes):
+            self.features, self.datagram_bytes = features, datagram_bytes
+            self.size = PathSize()
+
     def heard(self, path: Path | None, now: float) -> None:
         """A packet came. Only the path in use is any the better for what came by it."""
         self.heard_at = now
@@ -121,6 +143,8 @@ class Peer:
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""
+        if path != self.path:
+            self.taken_at = now
         self.path = path
         self.hops = 1
         self.path_heard_at = now

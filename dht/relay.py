@@ -71,6 +71,7 @@ class Relay:
         self._tokens, self._tokens_at = 0.0, host.now()
         self.willing = True
         self.rate_bytes_per_s = 0.0
+        self.max_circuits = MAX_CIRCUITS
         self.link: Callable[[Contact, Callable[[Peer | None], None]], None] = lambda contact, done: done(None)
         exchange.handle(TunnelRequest, Way.SESSION, self._on_request)
 
@@ -102,7 +103,8 @@ class Relay:
             self._counters["tunnel_over_rate"] += 1
         else:
             circuit.octets += len(buffer)
-            self._host.send_run(to, buffer, size)
+            # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
+            self._host.send_run(to, buffer, size, self._host.received_class)
         return True
 
     def gone(self, peer: Peer) -> None:
@@ -121,7 +123,7 @@ class Relay:
             return TunnelRefused(Refusal.NO_EDGE)
         existing = self._by_pair.get(frozenset((asker.id, target.id)))
         if existing is None and (
-            len(self._circuits) >= MAX_CIRCUITS
+            len(self._circuits) >= self.max_circuits
             or max(self._of_member[asker.id], self._of_member[target.id]) >= MAX_CIRCUITS_A_MEMBER
         ):
             self._counters["tunnel_refused_busy"] += 1

@@ -68,46 +68,49 @@ class Router:
         """Send a message that wants no answer to exactly `target`."""
         self.send(Mode.EXACT, Content.CONTROL, target, pack_control(message, Kind.TELL))
 
-    def receive(self, data: bytes) -> None:
-        """Handle an envelope from an edge. Raises BadDatagram."""
+    def receive(self, data: bytes, traffic_class: int = 0) -> None:
+        """Handle an envelope from an edge. What is passed on keeps the traffic class it came with, and with it a
+        congestion mark, as behind any router. Raises BadDatagram."""
         envelope = Envelope.parse(data)
         if envelope.source == self._me:
             self._counters["envelope_came_back"] += 1
             return
-        self._forward(envelope)
+        self._forward(envelope, traffic_class)
 
-    def send_batch(self, target: int, sealed: Sequence[bytes]) -> None:
+    def send_batch(self, target: int, sealed: Sequence[bytes], traffic_class: int = 0) -> None:
         """Send sealed packets of this node's own on their way to exactly `target`, together."""
-        self._forward_batch(Envelope(HOP_LIMIT, Mode.EXACT, Content.SEALED, self._me, target, b""), sealed)
+        self._forward_batch(
+            Envelope(HOP_LIMIT, Mode.EXACT, Content.SEALED, self._me, target, b""), sealed, traffic_class
+        )
 
-    def receive_batch(self, plaintexts: Sequence[bytes]) -> None:
+    def receive_batch(self, plaintexts: Sequence[bytes], traffic_class: int = 0) -> None:
         """Handle envelopes that came together and differ in their payloads only, each with its kind in front. Raises
         BadDatagram."""
         envelope = Envelope.parse(plaintexts[0][1:])
         if envelope.source == self._me:
             self._counters["envelope_came_back"] += len(plaintexts)
             return
-        self._forward_batch(envelope, [plaintext[1 + HEADER_BYTES :] for plaintext in plaintexts])
+        self._forward_batch(envelope, [plaintext[1 + HEADER_BYTES :] for plaintext in plaintexts], traffic_class)
 
-    def _forward_batch(self, envelope: Envelope, payloads: Sequence[bytes]) -> None:
+    def _forward_batch(self, envelope: Envelope, payloads: Sequence[bytes], traffic_class: int) -> None:
         if envelope.content == Content.SEALED and envelope.target == self._me:
             self.arrived_batch(envelope, payloads, HOP_LIMIT - envelope.hop_limit)
             return
         hop = self.next_hop(envelope.target, Mode(envelope.mode)) if envelope.target != self._me else None
         if hop is None or envelope.hop_limit == 0 or envelope.content != Content.SEALED:
             for payload in payloads:
-                self._forward(envelope._replace(payload=payload))
+                self._forward(envelope._replace(payload=payload), traffic_class)
             return
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += len(payloads)
         header = _ROUTED + envelope._replace(hop_limit=envelope.hop_limit - 1, payload=b"").pack()
-        self._sessions.send_all(hop, [header + payload for payload in payloads])
+        self._sessions.send_all(hop, [header + payload for payload in payloads], traffic_class)
 
     def _arrived_each(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
         for payload in payloads:
             self._arrived(envelope._replace(payload=payload), hops)
 
-    def _forward(self, envelope: Envelope) -> None:
+    def _forward(self, envelope: Envelope, traffic_class: int = 0) -> None:
         target = envelope.target
         if target == self._me:
             self._arrived(envelope, HOP_LIMIT - envelope.hop_limit)
@@ -131,4 +134,4 @@ class Router:
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += 1
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
-        self._sessions.send(hop, _ROUTED + onward.pack(), expects_answer=True)
+        self._sessions.send(hop, _ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)

@@ -22,15 +22,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
-from dht.fragments import MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, cut
+from dht.features import Feature
+from dht.fragments import MAX_MESSAGE_BYTES, cut
 from dht.host import Host
 from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
 from dht.session import Keypair, NoKeypair
+from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
 _INDEX_BYTES = slice(4, 8)
 _CHECK = bytes((Inner.CHECK,))
+_ECN_MASK = 3  # of a traffic class
+_QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
 
 
 class UnknownSession(StaleDatagram):
@@ -44,7 +48,8 @@ class UnknownSession(StaleDatagram):
 class Sessions:
     """The peers by node id and by session index; seals, opens and sends.
 
-    `carry(datagram, path, peer_id)` moves a datagram: by a path, or over the overlay when it is None.
+    `carry(datagram, path, peer_id)` moves a datagram: by a path, or over the overlay when it is None;
+    `carry_batch(datagrams, path, peer_id, traffic_class)` moves several, or what has a traffic class.
     `deliver(peer, plaintext, path)` takes what was opened. `renew(peer)` begins a handshake.
     """
 
@@ -61,7 +66,9 @@ class Sessions:
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
-        self.carry_batch: Callable[[Sequence[bytes], Path | None, int], None] = self._carry_each
+        self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
+        self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
+        self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
         self.renew: Callable[[Peer], None] = lambda peer: None
         self.came_up: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
@@ -193,6 +200,7 @@ class Sessions:
         """A new process of this peer has proved itself: nothing its old one sent counts any more."""
         peer.reborn = None
         peer.instance, peer.joined = reborn.instance, reborn.joined
+        peer.said(reborn.features, reborn.datagram_bytes)
         peer.declared = ()
         peer.path = None
         peer.paths.clear()
@@ -231,10 +239,14 @@ class Sessions:
                 self.renew(peer)
         return peer, plaintexts, refused
 
-    def send_all(self, peer: Peer, plaintexts: Sequence[bytes]) -> bool:
-        """As `send` for each, expecting answers; one batch where that is possible. False when none were sent."""
-        if peer.path is not None and max(map(len, plaintexts)) > MAX_PLAINTEXT_BYTES:
-            sent = [self.send(peer, plaintext, expects_answer=True) for plaintext in plaintexts]
+    def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
+        """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
+        `traffic_class` is for the outer header."""
+        longest_bytes = max(map(len, plaintexts))
+        if longest_bytes > FLOOR_BYTES and peer.path is not None and longest_bytes > self.room_bytes(peer):
+            sent = [
+                self.send(peer, plaintext, expects_answer=True, traffic_class=traffic_class) for plaintext in plaintexts
+            ]
             return any(sent)
         now = self._host.now()
         try:
@@ -245,27 +257,27 @@ class Sessions:
         if peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += sum(map(len, datagrams))
-        self.carry_batch(datagrams, peer.path, peer.id)
+        self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
 
     def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool:
         """As `send`, by the path that the question came by: who asks finds out whether that path works both ways."""
-        if path == peer.path or len(plaintext) > MAX_PLAINTEXT_BYTES:
+        if path == peer.path or len(plaintext) > FLOOR_BYTES:
             return self.send(peer, plaintext)
         return self.send_by(peer, path, plaintext)
 
-    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False) -> bool:
+    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
-        if len(plaintext) > MAX_PLAINTEXT_BYTES and peer.path is not None:
+        if len(plaintext) > FLOOR_BYTES and peer.path is not None and len(plaintext) > self.room_bytes(peer):
             return all(
                 [
-                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer)
-                    for piece in cut(plaintext, self._host.rng.getrandbits(32))
+                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer, traffic_class)
+                    for piece in cut(plaintext, self._host.rng.getrandbits(32), peer.size.proven_bytes)
                 ]
             )
-        return self._send_one(peer, plaintext, expects_answer)
+        return self._send_one(peer, plaintext, expects_answer, traffic_class)
 
     def send_by(self, peer: Peer, path: Path | None, plaintext: bytes) -> bool:
         """Seal, and send by a path that need not be the one in use; False when there are no keys fit for sending."""
@@ -277,11 +289,46 @@ class Sessions:
         self._carry(datagram, path, peer.id)
         return True
 
-    def _carry_each(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int) -> None:
+    def room_bytes(self, peer: Peer) -> int:
+        """The longest plaintext that an edge surely carries in one datagram. To be asked when there is much to send:
+        now and then that makes sure, or tries whether more would pass."""
+        size = peer.size
+        if size.path != peer.path:
+            knows = peer.features & Feature.SIZE
+            ceiling = min(self.longest_bytes, plaintext_bytes(peer.datagram_bytes)) if knows else FLOOR_BYTES
+            size.begin(peer.path, ceiling, self._host.now())
+        if self._host.now() >= size.due_at:
+            self._ask_size(peer)
+        return size.proven_bytes
+
+    def _ask_size(self, peer: Peer) -> None:
+        now, path = self._host.now(), peer.path
+        while path is not None and (size := peer.size.question(now, peer.rtt_s or 0.0)) is not None:
+            try:
+                question = bytes((Inner.SIZE, _QUESTION, peer.size.epoch)).ljust(size, b"\0")
+                datagram = peer.session.seal(question, now)
+            except NoKeypair:
+                return
+            if self.carry_whole(datagram, path):
+                return
+            peer.size.refused(now)  # Our own link is too narrow: no need to wait.
+
+    def take_size(self, peer: Peer, plaintext: bytes, path: Path) -> None:
+        """Handle a question of how long a plaintext passes, or its answer. Raises BadDatagram."""
+        if len(plaintext) >= 3 and plaintext[1] == _QUESTION:
+            answer = bytes((Inner.SIZE, _ANSWER, plaintext[2])) + len(plaintext).to_bytes(2, "big")
+            self.send_by(peer, path, answer)
+        elif len(plaintext) == 5 and plaintext[1] == _ANSWER:
+            if peer.size.epoch == plaintext[2]:
+                peer.size.answered(int.from_bytes(plaintext[3:], "big"), self._host.now())
+        else:
+            raise BadDatagram(f"{len(plaintext)} bytes about the length of plaintexts")
+
+    def _carry_each(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int, traffic_class: int) -> None:
         for datagram in datagrams:
             self._carry(datagram, path, peer_id)
 
-    def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool) -> bool:
+    def _send_one(self, peer: Peer, plaintext: bytes, expects_answer: bool, traffic_class: int) -> bool:
         now = self._host.now()
         try:
             datagram = peer.session.seal(plaintext, now)
@@ -291,7 +338,15 @@ class Sessions:
         if expects_answer and peer.unanswered_at is None:
             peer.unanswered_at = now
         peer.tx_bytes += len(datagram)
-        self._carry(datagram, peer.path, peer.id)
+        if traffic_class:
+            self.carry_batch((datagram,), peer.path, peer.id, _for_peer(peer, traffic_class))
+        else:
+            self._carry(datagram, peer.path, peer.id)
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
+
+
+def _for_peer(peer: Peer, traffic_class: int) -> int:
+    """RFC 6040, section 4.3: who would not hand a congestion mark on must not be sent what may be marked."""
+    return traffic_class if peer.features & Feature.ECN else traffic_class & ~_ECN_MASK

@@ -44,7 +44,8 @@ class End(NamedTuple):
 
 
 class Tunnels:
-    """The tunnels of one node. `lost(tunnel, far_id)` is told when one is gone."""
+    """The tunnels of one node. `lost(tunnel, far_id)` is told when one is gone, `offered(tunnel, far_id)` when the far
+    end or its relay opened one, `refused(relay, target_id, reason)` when a relay says no."""
 
     def __init__(self, host: Host, me: int, sessions: Sessions, exchange: Exchange, counters: Counter[str]) -> None:
         self._host, self._me = host, me
@@ -52,6 +53,7 @@ class Tunnels:
         self._ends: dict[int, End] = {}  # by label
         self.lost: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
         self.offered: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
+        self.refused: Callable[[Peer, int, int], None] = lambda relay, target_id, reason: None
         exchange.handle(TunnelOffer, Way.SESSION, self._on_offer)
         exchange.handle(TunnelClosed, Way.SESSION, self._on_closed)
 
@@ -102,6 +104,7 @@ class Tunnels:
                 return
             if isinstance(answer, TunnelRefused):
                 self._counters[f"tunnel_refused_{_reason(answer.reason)}"] += 1
+                self.refused(relay, target.id, answer.reason)
             done(None)
 
         request = TunnelRequest(target, dial)

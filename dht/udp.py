@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from dht.timers import UdpTimer, UdpTimers, boottime_s
-from dht.udp_batch import segment_size
-from dht.udp_port import Port
+from dht.udp_batch import read_notes
+from dht.udp_port import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, Port
 
 DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
 DATAGRAM_BYTES = 65_535
@@ -31,7 +31,6 @@ RANDOM_PORT_ATTEMPTS = 8  # to find one that is free for IPv4 and IPv6 alike
 
 # Linux values that Python's socket module does not name before 3.12, or at all.
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class UdpHost:
         self._rng = random.SystemRandom()
         self._epoch = time.time() - boottime_s()
         self._exclude = tuple(exclude)
+        self.received_class = 0
         self._receive: Receive | None = None
         self._receive_batch: ReceiveBatch | None = None
         self._batching = batching
@@ -81,26 +81,30 @@ class UdpHost:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> UdpTimer:
         return self._timers.call_later(delay_s, callback)
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         if port is not None:
-            port.send(to, datagram)
+            port.send(to, datagram, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += 1
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         if port is not None:
-            port.send_batch(to, datagrams)
+            port.send_batch(to, datagrams, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += len(datagrams)
 
-    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
         port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         if port is not None:
-            port.send_run(to, buffer, size)
+            port.send_run(to, buffer, size, traffic_class)
         else:
             self.counters["udp_send_no_socket"] += -(-len(buffer) // size)
+
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        port = self._ports.get(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        return port is None or port.send_whole(to, datagram)
 
     def local_endpoints(self) -> Sequence[Endpoint]:
         return self._local
@@ -172,10 +176,11 @@ class UdpHost:
                 self.counters[f"udp_receive_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
                 continue
             endpoint = Endpoint(source[0], source[1])
-            size = 0
-            if ancillary:
-                size = segment_size(ancillary)
-                port.note_arrival(endpoint, ancillary)
+            size = self.received_class = 0
+            if ancillary != port.usual_notes:
+                size, self.received_class = read_notes(ancillary)
+                if port.notes_arrivals:
+                    port.note_arrival(endpoint, ancillary)
             if 0 < size < length:
                 left -= length // size
                 self._take_batch(buffer[:length], size, endpoint)
@@ -259,7 +264,8 @@ def _bound(listen: Endpoint) -> socket.socket:
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         else:
-            # Routers may fragment: where they don't say that a packet is too big, it would vanish otherwise.
+            # Routers may fragment, should a path have become narrower: else packets would vanish until
+            # `dht.sizes` has noticed, or for good below its floor.
             opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS, before kernel 6.11
 MAX_BATCH_BYTES = 65_507  # what one IPv4 datagram can hold
@@ -20,6 +22,8 @@ WITHOUT_SEGMENTS = (errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 TOO_LARGE_FOR_ROUTE = (errno.EINVAL, errno.EMSGSIZE)
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+
+Note = tuple[int, int, bytes]  # a piece of ancillary data
 
 
 def takes_segments(opened: socket.socket) -> bool:
@@ -40,17 +44,43 @@ def gives_batches(opened: socket.socket) -> bool:
     return True
 
 
-def segment_note(size: int) -> tuple[int, int, bytes]:
+def segment_note(size: int) -> Note:
     """Tells `sendmsg` where to cut."""
     return _SOL_UDP, _UDP_SEGMENT, struct.pack("=H", size)
 
 
-def segment_size(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
-    """Where what `recvmsg` gave is to be cut; 0 when it is one datagram."""
+def gives_classes(opened: socket.socket) -> Note | None:
+    """Ask for the traffic class of what this socket receives; None when it won't tell, else how it tells 0."""
+    try:
+        if opened.family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            return socket.IPPROTO_IPV6, socket.IPV6_TCLASS, bytes(4)
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        return socket.IPPROTO_IP, socket.IP_TOS, bytes(1)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=512)
+def class_note(family: int, traffic_class: int) -> Note:
+    """Tells `sendmsg` the traffic class."""
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("=i", traffic_class)
+    return socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", traffic_class)
+
+
+def read_notes(ancillary: Sequence[Note]) -> tuple[int, int]:
+    """Where what `recvmsg` gave is to be cut, 0 when it is one datagram; and its traffic class. The kernel puts only
+    datagrams of one class together."""
+    size = traffic_class = 0
     for level, kind, content in ancillary:
-        if level == _SOL_UDP and kind == _UDP_GRO and len(content) >= 4:
-            return int(struct.unpack_from("=i", content)[0])
-    return 0
+        if kind == _UDP_GRO and level == _SOL_UDP:
+            size = int.from_bytes(content[:4], sys.byteorder)
+        elif (kind == socket.IP_TOS and level == socket.IPPROTO_IP) or (
+            kind == socket.IPV6_TCLASS and level == socket.IPPROTO_IPV6
+        ):
+            traffic_class = int.from_bytes(content[:4], sys.byteorder) & 0xFF
+    return size, traffic_class
 
 
 def batches(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -17,24 +17,42 @@ from dht.host import Endpoint
 from dht.udp_batch import (
     TOO_LARGE_FOR_ROUTE,
     WITHOUT_SEGMENTS,
+    Note,
     batches,
+    class_note,
     gives_batches,
+    gives_classes,
     segment_note,
     takes_segments,
 )
 
 QUEUE_BYTES = 1 << 20  # waiting for room in a socket; about what one more socket buffer would hold
 MAX_ARRIVALS = 4096  # peers whose preferred local address is remembered, per socket
-IP_PKTINFO = 8  # Python's socket module does not name it
+# Python's socket module does not name these.
+IP_PKTINFO = 8
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT = 23, 1
+_PMTUDISC_PROBE = 3  # of either version: no fragments, whatever routers said before
 
 _SOURCE_GONE = (errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EHOSTUNREACH)
-_Ancillary = list[tuple[int, int, bytes]]
+_Ancillary = list[Note]
 
 
 class Port:
     """One UDP socket with its queue of datagrams that found it full."""
 
-    __slots__ = ("_loop", "arrivals", "counters", "gives_batches", "queue", "queued_bytes", "socket", "takes_segments")
+    __slots__ = (
+        "_loop",
+        "arrivals",
+        "counters",
+        "gives_batches",
+        "notes_arrivals",
+        "queue",
+        "queued_bytes",
+        "socket",
+        "takes_segments",
+        "usual_notes",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, opened: socket.socket, counters: Counter[str], batching: bool
@@ -44,35 +62,57 @@ class Port:
         self.counters = counters
         self.takes_segments = batching and takes_segments(opened)
         self.gives_batches = batching and gives_batches(opened)
-        self.queue: deque[tuple[Endpoint, Sequence[bytes]]] = deque()
+        usual = gives_classes(opened)
+        self.usual_notes: _Ancillary = [] if usual is None else [usual]  # with one datagram of traffic class 0
+        self.notes_arrivals = False
+        self.queue: deque[tuple[Endpoint, Sequence[bytes], int]] = deque()
         self.queued_bytes = 0
         # For each peer: the local address its last datagram was sent to, as received and as `sendmsg` wants it.
         self.arrivals: dict[Endpoint, tuple[bytes, _Ancillary]] = {}
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Send now, or when there is room. In order."""
-        self._send(to, (datagram,))
+        self._send(to, (datagram,), traffic_class)
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         """As `send`, with as few system calls as may be."""
         if self.takes_segments:
             for batch in batches(datagrams):
-                self._send(to, batch)
+                self._send(to, batch, traffic_class)
         else:
             for datagram in datagrams:
-                self._send(to, (datagram,))
+                self._send(to, (datagram,), traffic_class)
 
-    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        """Send in one piece or not at all; False when our own link can't carry it. Never waits for room."""
+        six = self.socket.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if six else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+        arrival = self.arrivals.get(to)
+        self.socket.setsockopt(level, option, _PMTUDISC_PROBE)
+        try:
+            self.socket.sendmsg((datagram,), arrival[1] if arrival is not None else (), 0, to)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                return False
+            self.counters[f"udp_send_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+        finally:
+            self.socket.setsockopt(level, option, _IPV6_PMTUDISC_WANT if six else IP_PMTUDISC_DONT)
+        return True
+
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
         """As `send_batch`, for datagrams of `size` bytes that lie one behind the other; the last may be shorter."""
         if self.takes_segments and not self.queue and size < len(buffer):
             arrival = self.arrivals.get(to) if self.arrivals else None
             notes = [*(arrival[1] if arrival is not None else ()), segment_note(size)]
+            if traffic_class:
+                notes.append(class_note(self.socket.family, traffic_class))
             try:
                 self.socket.sendmsg((buffer,), notes, 0, to)
                 return
             except OSError:
                 pass  # Full, or refused: the ordinary way, datagram by datagram, waits or says why.
-        self.send_batch(to, [bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)])
+        pieces = [bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)]
+        self.send_batch(to, pieces, traffic_class)
 
     def note_arrivals(self, wanted: bool) -> None:
         """On a machine with several addresses, answer each peer from the address it wrote to: an answer from
@@ -81,6 +121,7 @@ class Port:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, int(wanted))
         else:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, int(wanted))
+        self.notes_arrivals = wanted
         self.arrivals.clear()
 
     def note_arrival(self, source: Endpoint, ancillary: _Ancillary) -> None:
@@ -104,38 +145,40 @@ class Port:
         self.socket.close()
         self.queue.clear()
 
-    def _send(self, to: Endpoint, batch: Sequence[bytes]) -> None:
+    def _send(self, to: Endpoint, batch: Sequence[bytes], traffic_class: int) -> None:
         if self.queue:
-            self._enqueue(to, batch)
-        elif not self._transmit(to, batch):
+            self._enqueue(to, batch, traffic_class)
+        elif not self._transmit(to, batch, traffic_class):
             self._loop.add_writer(self.socket, self._flush)
-            self._enqueue(to, batch)
+            self._enqueue(to, batch, traffic_class)
 
-    def _enqueue(self, to: Endpoint, batch: Sequence[bytes]) -> None:
+    def _enqueue(self, to: Endpoint, batch: Sequence[bytes], traffic_class: int) -> None:
         batch_bytes = sum(map(len, batch))
         if self.queued_bytes + batch_bytes > QUEUE_BYTES:
             self.counters["udp_send_queue_full"] += len(batch)
             return
         self.queued_bytes += batch_bytes
-        self.queue.append((to, batch))
+        self.queue.append((to, batch, traffic_class))
 
     def _flush(self) -> None:
         while self.queue:
-            to, batch = self.queue[0]
-            if not self._transmit(to, batch):
+            to, batch, traffic_class = self.queue[0]
+            if not self._transmit(to, batch, traffic_class):
                 return
             self.queue.popleft()
             self.queued_bytes -= sum(map(len, batch))
         self._loop.remove_writer(self.socket)
 
-    def _transmit(self, to: Endpoint, batch: Sequence[bytes]) -> bool:
+    def _transmit(self, to: Endpoint, batch: Sequence[bytes], traffic_class: int) -> bool:
         """False when the socket is full; whatever else may fail counts as sent, and as an error."""
         arrival = self.arrivals.get(to) if self.arrivals else None
         notes = arrival[1] if arrival is not None else []
         if len(batch) > 1:
             if not self.takes_segments:
-                return self._transmit_each(to, batch)
+                return self._transmit_each(to, batch, traffic_class)
             notes = [*notes, segment_note(len(batch[0]))]
+        if traffic_class:
+            notes = [*notes, class_note(self.socket.family, traffic_class)]
         try:
             if notes:
                 try:
@@ -145,11 +188,11 @@ class Port:
                     if len(batch) > 1 and error.errno in (*WITHOUT_SEGMENTS, *TOO_LARGE_FOR_ROUTE):
                         self.counters["udp_batch_refused"] += 1
                         self.takes_segments = error.errno not in WITHOUT_SEGMENTS
-                        return self._transmit_each(to, batch)
+                        return self._transmit_each(to, batch, traffic_class)
                     if arrival is None or error.errno not in _SOURCE_GONE:
                         raise
                     del self.arrivals[to]
-                    return self._transmit(to, batch)
+                    return self._transmit(to, batch, traffic_class)
             self.socket.sendto(batch[0], to)
         except BlockingIOError:
             return False
@@ -159,10 +202,10 @@ class Port:
             self.counters[f"udp_send_{name.lower()}"] += len(batch)
         return True
 
-    def _transmit_each(self, to: Endpoint, batch: Sequence[bytes]) -> bool:
+    def _transmit_each(self, to: Endpoint, batch: Sequence[bytes], traffic_class: int) -> bool:
         """A batch that the kernel would not cut."""
         for sent, datagram in enumerate(batch):
-            if not self._transmit(to, (datagram,)):
+            if not self._transmit(to, (datagram,), traffic_class):
                 if sent:  # What went must not go again.
                     self.counters["udp_send_queue_full"] += len(batch) - sent
                 return sent > 0

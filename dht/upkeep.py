@@ -33,8 +33,6 @@ from dht.messages import (
     Neighbors,
     NeighborsRequest,
     NoSession,
-    Ping,
-    Pong,
     Store,
     Stored,
     Suspect,
@@ -45,10 +43,10 @@ from dht.near import Place, digest
 from dht.parts import Parts
 from dht.path import Path, Tunnel, endpoint_of, kind_of
 from dht.peer import Peer
+from dht.pings import Pinged
 
 log = logging.getLogger(__name__)
 
-PING_TIMEOUT_S = 2.0
 ALARM_EVERY_S = 30.0
 ALARM_LASTS_S = 600.0  # it may be over, or have been a lie
 MAX_FINDS_A_PEER = 8
@@ -91,7 +89,6 @@ class Upkeep:
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
-        handle(Ping, Way.SESSION, self._on_ping)
         handle(Find, Way.ROUTED, self._on_find)
         handle(FindFor, Way.SESSION, self._on_find_for)
         handle(NeighborsRequest, Way.SESSION, self._on_neighbors_request)
@@ -193,7 +190,7 @@ class Upkeep:
         sought at once where the ring needs one."""
         needed = peer.id in self._parts.near.lists
         contact = peer.contact()
-        peer.path = None
+        peer.path, peer.taken_at = None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         self._counters["path_lost"] += 1
         self._removed(peer)
@@ -219,7 +216,7 @@ class Upkeep:
                 return
         if not dead:
             self._parts.exchange.tell(peer, Lapse())
-        path, peer.path = peer.path, None
+        path, peer.path, peer.taken_at = peer.path, None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         if path is None or self._host.now() - peer.demand_at > IN_USE_S:
             self._parts.sessions.remove(peer)
@@ -289,24 +286,13 @@ class Upkeep:
         return None
 
     def _ping(self, peer: Peer) -> None:
-        sent_at = self._host.now()
+        def answered(pinged: Pinged | None) -> None:
+            if pinged is not None and pinged.observed is not None and peer.endpoint is not None:
+                self._parts.reach.observed(pinged.observed, peer.endpoint)
 
-        def answered(answer: Message | None) -> None:
-            if isinstance(answer, Pong):
-                peer.measured(self._host.now() - sent_at)
-                self._parts.near.standing(peer, answer.joined)
-                if answer.observed is not None and peer.endpoint is not None:
-                    self._parts.reach.observed(answer.observed, peer.endpoint)
-
-        ping = Ping(self._parts.near.joined)
-        self._parts.exchange.ask(peer, ping, (Pong,), answered, (PING_TIMEOUT_S,), vital=True)
+        self._parts.pings.ping(peer, answered, vital=True)
 
     # Messages
-
-    def _on_ping(self, incoming: Incoming, message: Ping) -> Pong:
-        assert incoming.peer is not None
-        self._parts.near.standing(incoming.peer, message.joined)
-        return Pong(self._parts.near.joined, incoming.endpoint, incoming.hops)
 
     def _on_find(self, incoming: Incoming, message: Find) -> Found:
         return Found(tuple(self._parts.near.nearest_contacts()), incoming.hops)

@@ -19,12 +19,14 @@ class NodeState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One peer as its node sees it. `path` is "direct" or "overlay"; `hops` is 1 when direct."""
+    """One peer as its node sees it. `path` is "direct", "proxy" or "overlay"; `via` the relay's node id, None unless it
+    is a proxy; `hops` is 1 when direct, 2 by a proxy."""
 
     id: int
     name: str
     addresses: tuple[IPv4Address | IPv6Address, ...]
     path: str
+    via: int | None
     hops: int
     endpoint: Endpoint | None
     rtt_ms: float | None
@@ -45,8 +47,10 @@ class RingView:
 
 @dataclass(frozen=True, slots=True)
 class PingResult:
-    """An answered ping: the round trip, and the path that the question took."""
+    """An answered ping: the round trip, and the path that the question took, named as in PeerView."""
 
     rtt_ms: float
     path: str
+    via: int | None
     hops: int
+    endpoint: Endpoint | None

@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ipop import pinging
 from ipop.errors import SetupError
 
 if TYPE_CHECKING:
     from ipop.control import Client
-
-PING_INTERVAL_S = 1.0
-PING_COUNT = 10
-PING_SILENT = 3  # Enough, when nobody said how many.
 
 # The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
 _WrongUsage: Any = typer.BadParameter.__base__
@@ -102,6 +99,21 @@ def up(
     tap: Annotated[str | None, typer.Option(metavar="NAME", help="The TAP device's name; else p2pvpnN.")] = None,
     state: Annotated[str | None, typer.Option(metavar="DIR", help="Where it keeps what it learns of peers.")] = None,
     control: Control = None,
+    dscp: Annotated[bool, typer.Option(help="Whether outer packets show the DSCP of what is inside.")] = True,
+    underlay_mtu: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="The MTU of the links that the node is on; else 1500.")
+    ] = None,
+    mtu: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="The virtual network's MTU; else 1400, less on narrow links.")
+    ] = None,
+    no_proxy: Annotated[bool, typer.Option("--no-proxy", help="Never relay for other members.")] = False,
+    proxy_mbit: Annotated[
+        float | None, typer.Option(metavar="N", help="Relay at most N Mbit/s for others; else there is no limit.")
+    ] = None,
+    no_portmap: Annotated[
+        bool, typer.Option("--no-portmap", help="Never ask the router to forward a port (PCP, NAT-PMP, UPnP).")
+    ] = False,
+    no_lan: Annotated[bool, typer.Option("--no-lan", help="Don't look for members in the local network.")] = False,
 ) -> None:
     """Run a node in the foreground. Prints 'ready NAME ADDRESS TAP' when its TAP device is up.
 
@@ -109,14 +121,23 @@ def up(
     """
     from dht.bootstrap import Bootstrap
     from dht.host import Endpoint
-    from ipop.config import DEFAULT_LISTEN, UpSettings
+    from dht.sizes import DEFAULT_UNDERLAY_MTU, LEAST_UNDERLAY_MTU, MOST_UNDERLAY_MTU
+    from ipop.config import DEFAULT_LISTEN, LEAST_TAP_MTU, MOST_TAP_MTU, UpSettings, shortcuts_config
+
+    links = DEFAULT_UNDERLAY_MTU if underlay_mtu is None else underlay_mtu
+    if not LEAST_UNDERLAY_MTU <= links <= MOST_UNDERLAY_MTU:
+        raise typer.BadParameter(f"--underlay-mtu is from {LEAST_UNDERLAY_MTU} to {MOST_UNDERLAY_MTU}, not {links}")
+    if mtu is not None and not LEAST_TAP_MTU <= mtu <= MOST_TAP_MTU:
+        raise typer.BadParameter(f"--mtu is from {LEAST_TAP_MTU} (the least for IPv6) to {MOST_TAP_MTU}, not {mtu}")
 
     try:
         endpoint = DEFAULT_LISTEN if listen is None else Endpoint.from_text(listen)
         bootstraps = tuple(Bootstrap.from_text(text) for text in bootstrap or ())
+        shortcuts = shortcuts_config(proxy=not no_proxy, proxy_mbit=proxy_mbit, portmap=not no_portmap, lan=not no_lan)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _become_node(UpSettings(file, endpoint, bootstraps, tap, state, control).to_text())
+    settings = UpSettings(file, endpoint, bootstraps, tap, state, control, dscp, links, mtu, shortcuts)
+    _become_node(settings.to_text())
 
 
 @app.command()
@@ -149,42 +170,56 @@ def ping(
     count: Annotated[
         int | None,
         typer.Option(
-            "-c", metavar="N", min=1, help=f"How many pings at most; else {PING_COUNT}, or {PING_SILENT} silent ones."
+            "-c",
+            metavar="N",
+            min=1,
+            help=f"How many pings at most; else {pinging.DEFAULT_COUNT}, or {pinging.ENOUGH_SILENT} silent ones.",
         ),
     ] = None,
     until_direct: Annotated[bool, typer.Option(help="Stop at the first reply over a direct path.")] = True,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=pinging.MIN_TIMEOUT_S, help="Stop after S seconds; without -c, ping that long."),
+    ] = None,
     as_json: Json = False,
     control: Control = None,
 ) -> None:
-    """Ping a node through the overlay, and show the path used. Succeeds when there was a reply."""
-    from ipop.wording import path_text
+    """Ping a node, and show the path of every reply. Succeeds when there was a reply, direct or not."""
+    from ipop.control import PATIENCE_S, TooLate
+    from ipop.wording import route_text
 
-    replies = number = 0
     with _client(control) as client:
-        for number in range(1, (count or PING_COUNT) + 1):
-            if number > 1:
-                time.sleep(PING_INTERVAL_S)
-            reply = client.ask("ping", peer=peer)
-            rtt_ms = reply["rtt_ms"]
+
+        def ask(within_s: float | None) -> dict[str, Any] | None:
+            try:
+                reply: dict[str, Any] = client.ask("ping", min(PATIENCE_S, within_s or PATIENCE_S), peer=peer)
+            except TooLate:
+                if within_s is None or within_s > PATIENCE_S:
+                    raise
+                return None
+            return reply
+
+        reply: dict[str, Any] | None = None
+        answered = False
+        for reply in pinging.replies(pinging.Limits(count, until_direct, timeout), ask, time.monotonic, time.sleep):
+            answered = answered or reply["rtt_ms"] is not None
             if as_json:
-                _print_json({"sequence": number, **reply}, indent=None)
-            elif rtt_ms is None:
+                _print_json(reply, indent=None)
+            elif reply["rtt_ms"] is None:
                 print(f"no answer from {reply['peer']}", flush=True)
             else:
                 address = reply["addresses"][0] if reply["addresses"] else reply["id"]
-                print(f"pong from {reply['peer']} ({address}) via {path_text(reply)} in {rtt_ms:.1f} ms", flush=True)
-            replies += rtt_ms is not None
-            if until_direct and reply["path"] == "direct":
-                break
-            if count is None and not replies and number == PING_SILENT:
-                break
-    if not replies:
+                way = f"via {route_text(reply)} in {reply['rtt_ms']:.1f} ms"
+                print(f"pong from {reply['peer']} ({address}) {way}", flush=True)
+    if not answered:
         raise SetupError(f"{peer} did not answer: 'p2pvpn why {peer}' tells what is known of the way to it")
+    if until_direct and count is None and not as_json and reply is not None and reply["path"] != "direct":
+        print(f"no direct path: 'p2pvpn why {peer}' tells the reason")
 
 
 @app.command()
 def why(peer: Peer, as_json: Json = False, control: Control = None) -> None:
-    """Explain the path to a node."""
+    """Explain the path to a node, and why it is not direct."""
     from ipop.control import SOON_S
 
     with _client(control) as client:
@@ -193,9 +228,61 @@ def why(peer: Peer, as_json: Json = False, control: Control = None) -> None:
     if as_json:
         _print_json(answer)
     else:
-        from ipop import tables
+        from ipop import path_tables
 
-        tables.show_why(answer)
+        path_tables.show_why(answer)
+
+
+@app.command()
+def shortcuts(as_json: Json = False, control: Control = None) -> None:
+    """Show every peer that this node has a path of its own to, or wants one."""
+    answer = _ask(control, "shortcuts")
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import path_tables
+
+        path_tables.show_shortcuts(answer)
+
+
+@app.command()
+def proxies(as_json: Json = False, control: Control = None) -> None:
+    """Show which members relay for this node, and for whom it relays."""
+    answer = _ask(control, "proxies")
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import path_tables
+
+        path_tables.show_proxies(answer)
+
+
+@app.command()
+def netcheck(
+    stun: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask this STUN server too where it sees this machine.")
+    ] = None,
+    as_json: Json = False,
+    control: Control = None,
+) -> None:
+    """Show what the network in front of this node lets through."""
+    from dht.bootstrap import Bootstrap
+
+    try:
+        server = None if stun is None else Bootstrap.from_text(stun)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    answer = _ask(control, "netcheck")
+    if server is not None:
+        from ipop.stun_query import ask_stun
+
+        answer["stun"] = {"server": str(server), **ask_stun(server)}
+    if as_json:
+        _print_json(answer)
+    else:
+        from ipop import path_tables
+
+        path_tables.show_netcheck(answer)
 
 
 @app.command()

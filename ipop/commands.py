@@ -7,7 +7,8 @@ from typing import Any
 
 from dht.node import PingResult
 from ipop.node import Target, VpnNode
-from ipop.status import peer_objects, ping_object, status_object, why_object
+from ipop.path_status import netcheck_object, proxies_object, shortcut_objects, why_object
+from ipop.status import peer_objects, ping_object, status_object
 
 Request = dict[str, Any]
 Reply = Callable[[dict[str, Any]], None]
@@ -36,6 +37,12 @@ class Commands:
                 reply(success(status_object(self._vpn)))
             case "peers":
                 reply(success(peer_objects(self._vpn)))
+            case "shortcuts":
+                reply(success(shortcut_objects(self._vpn)))
+            case "proxies":
+                reply(success(proxies_object(self._vpn)))
+            case "netcheck":
+                reply(success(netcheck_object(self._vpn)))
             case "ping":
                 self._with_target(request, reply, lambda target: self._ping(target, reply))
             case "why":
@@ -62,6 +69,6 @@ class Commands:
 
     def _ping(self, target: Target, reply: Reply) -> None:
         def answered(result: PingResult | None) -> None:
-            reply(success(ping_object(target, result)))
+            reply(success(ping_object(self._vpn, target, result)))
 
         self._vpn.ring.ping(target.id, answered)

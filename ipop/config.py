@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.identity import Identity
+from dht.session import OVERHEAD_BYTES
+from dht.sizes import DEFAULT_UNDERLAY_MTU, IP_UDP_BYTES, LABEL_BYTES
 from dht.storage import Storage
+from ipop.superpacket import SEGMENT_BYTES
 from shortcuts.node import ShortcutConfig
 
 DEFAULT_PORT = 7077
 DEFAULT_LISTEN = Endpoint("0.0.0.0", DEFAULT_PORT)  # The wildcard: IPv4 and IPv6.
 
 # What a packet gains on its way to a peer: its kind, or what a segment has in front (5), the session's header and tag
-# (16 + 16), UDP and IPv6 (8 + 40), and PPPoE on many a home's line (8): with these 93 bytes, 1400 fit any link of 1500.
-# Over the ring a packet of more than 1343 bytes goes in two pieces; TCP super-packets are cut smaller there instead.
+# (16 + 16), a tunnel's label (8), UDP and IPv6 (8 + 40). With these 93 bytes, 1400 fit a link of 1500, directly or
+# through a relay, and without the label also a home's line with PPPoE (1492). Where the path carries less, and over the
+# ring, packets go in two pieces; TCP super-packets are cut smaller there instead.
 TAP_MTU = 1400
+AROUND_PACKET_BYTES = SEGMENT_BYTES + OVERHEAD_BYTES + LABEL_BYTES + IP_UDP_BYTES
+LEAST_TAP_MTU = 1280  # below that the kernel turns IPv6 off
+MOST_TAP_MTU = 9000  # in eight pieces, even where only 1280 bytes pass
+
+
+def tap_mtu(underlay_mtu: int) -> int:
+    """The virtual MTU by default: no packet goes in pieces on links of `underlay_mtu`, unless these are so narrow that
+    IPv6's 1280 bytes don't fit."""
+    return max(LEAST_TAP_MTU, min(TAP_MTU, underlay_mtu - AROUND_PACKET_BYTES))
+
+
+BYTES_PER_MBIT = 125_000.0
+MAX_MBIT = 1e6
+# Of UpSettings, what JSON has a type for.
+_PLAIN = ("bundle", "tap", "state", "control", "copy_dscp", "underlay_mtu", "mtu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +46,8 @@ class VpnConfig:
     identity: Identity
     storage: Storage
     aes: bool = False  # AES-GCM is done in hardware here
+    underlay_mtu: int = DEFAULT_UNDERLAY_MTU
+    copy_dscp: bool = True  # the outer header shows the inner one's DSCP
     shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
 
@@ -40,14 +61,39 @@ class UpSettings:
     tap: str | None
     state: str | None
     control: str | None
+    copy_dscp: bool = True
+    underlay_mtu: int = DEFAULT_UNDERLAY_MTU
+    mtu: int | None = None
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
     def to_text(self) -> str:
         return json.dumps(
-            [self.bundle, self.listen, [str(each) for each in self.bootstraps], self.tap, self.state, self.control]
+            {
+                **{name: getattr(self, name) for name in _PLAIN},
+                "listen": self.listen,
+                "bootstraps": [str(each) for each in self.bootstraps],
+                "shortcuts": asdict(self.shortcuts),
+            }
         )
 
     @classmethod
     def from_text(cls, text: str) -> UpSettings:
         """The inverse of `to_text`."""
-        bundle, listen, bootstraps, tap, state, control = json.loads(text)
-        return cls(bundle, Endpoint(*listen), tuple(map(Bootstrap.from_text, bootstraps)), tap, state, control)
+        fields = json.loads(text)
+        return cls(
+            listen=Endpoint(*fields.pop("listen")),
+            bootstraps=tuple(map(Bootstrap.from_text, fields.pop("bootstraps"))),
+            shortcuts=ShortcutConfig(**fields.pop("shortcuts")),
+            **fields,
+        )
+
+
+def shortcuts_config(*, proxy: bool, proxy_mbit: float | None, portmap: bool, lan: bool) -> ShortcutConfig:
+    """What the options of `p2pvpn up` mean. Raises ValueError, in words for the one who typed them."""
+    if proxy_mbit is not None and not proxy:
+        raise ValueError("--no-proxy and --proxy-mbit contradict each other: leave one of them out")
+    if proxy_mbit is not None and not 0.0 < proxy_mbit < MAX_MBIT:
+        raise ValueError(f"--proxy-mbit takes more than 0 and less than {MAX_MBIT:.0f}; --no-proxy relays nothing")
+    return ShortcutConfig(
+        willing=proxy, proxy_bytes_per_s=(proxy_mbit or 0.0) * BYTES_PER_MBIT, portmap=portmap, lan=lan
+    )

@@ -157,6 +157,10 @@ def alive(path: str) -> bool:
         return probe.connect_ex(path) in (0, errno.EAGAIN, errno.EACCES, errno.EPERM)
 
 
+class TooLate(SetupError):
+    """The node did not answer in time."""
+
+
 class Client:
     """A connection of a command to a running node. Every failure is a SetupError."""
 
@@ -179,13 +183,14 @@ class Client:
         self._socket.close()
 
     def ask(self, command: str, timeout_s: float = PATIENCE_S, **arguments: object) -> Any:
-        """The result of one command. SetupError with the node's own words when it refuses."""
+        """The result of one command. SetupError with the node's own words when it refuses; TooLate ends the use of this
+        connection."""
         self._socket.settimeout(timeout_s)
         try:
             self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             line = self._lines.readline(MAX_ANSWER_BYTES)
         except TimeoutError:
-            raise SetupError(
+            raise TooLate(
                 f"the node at '{self.path}' did not answer within {timeout_s:.0f} s: is it stopped or overloaded?"
             ) from None
         except OSError as error:

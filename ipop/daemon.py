@@ -29,10 +29,11 @@ from dht.certificate import Network
 from dht.files import DirectoryStorage, ToleratedStorage
 from dht.host import Endpoint
 from dht.names import keep_resolved
+from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp import UdpHost
 from ipop.authority_files import read_bundle
 from ipop.commands import Commands
-from ipop.config import TAP_MTU, UpSettings, VpnConfig
+from ipop.config import UpSettings, VpnConfig, tap_mtu
 from ipop.control import ControlSocket
 from ipop.device import KernelTap
 from ipop.errors import SetupError
@@ -41,6 +42,7 @@ from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.notify import notify
 from ipop.places import runtime_directory, state_directory
+from ipop.surroundings import Surroundings
 from ipop.vnet import Offloads
 
 log = logging.getLogger(__name__)
@@ -83,15 +85,22 @@ async def _up(settings: UpSettings) -> int:
             member.address6,
             network.prefix6,
             mac_for(member.address4.packed),
-            TAP_MTU,
+            settings.mtu or tap_mtu(settings.underlay_mtu),
             offloads=offloads,
+            room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
         )
         undo.callback(tap.close)
         storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
         control_path = settings.control or str(_own_directory(runtime_directory(), undo) / f"{member.name}.sock")
         control = ControlSocket(control_path)
         undo.callback(control.close)
-        vpn = build_node(host, tap, VpnConfig(identity, storage, _has_aes()))
+        vpn = build_node(
+            host,
+            tap,
+            VpnConfig(
+                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, shortcuts=settings.shortcuts
+            ),
+        )
         vpn.counted += [host.counters, tap.counters, storage.counters]
         vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads}
 
@@ -101,7 +110,8 @@ async def _up(settings: UpSettings) -> int:
 
         tap.on_lost(tap_lost)
         await control.start(Commands(vpn, stop.set).serve)
-        joining = loop.create_task(_join(vpn, settings.bootstraps))
+        surroundings = Surroundings(host, vpn, portmap=settings.shortcuts.portmap, lan=settings.shortcuts.lan)
+        joining = loop.create_task(_join(vpn, settings.bootstraps, surroundings.start))
         # What was loaded so far stays for good: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -115,6 +125,7 @@ async def _up(settings: UpSettings) -> int:
             notify("STOPPING=1")
             joining.cancel()
             vpn.stop()
+            await surroundings.finish()
         await asyncio.sleep(FAREWELL_S)
     for reason in failed:
         raise SetupError(reason)
@@ -189,7 +200,7 @@ def _remove_if_empty(path: Path) -> None:
         path.rmdir()
 
 
-async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...]) -> None:
+async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...], started: Callable[[], None]) -> None:
     """Start the node with its bootstraps, and tell it when their names mean something else.
 
     Even if DNS knows none of them it starts: peers of earlier runs may be there, and rings that meet later merge.
@@ -200,6 +211,7 @@ async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...]) -> None:
             vpn.ring.use_bootstraps(endpoints)
         else:
             vpn.start(endpoints)
+            started()
 
     await keep_resolved(bootstraps, use, vpn.is_ready)
 

@@ -1,12 +1,14 @@
 """Frames from the TAP to peers, and packets from peers to the TAP: what happens for every packet.
 
-The fast way is one dict lookup each way: `Flow`, where packets for one address go, and `_Origin`, a source address
+The fast way is one dict lookup each way: `Flow`, where packets for one address go, and `Origin`, a source address
 that a peer has proved to hold. Both are prepared outside the fast way and replaced whole. No message objects, no
 logging and no parsing beyond fixed offsets happen there. What the TAP gives in one go and is for one peer is sealed
 and sent together; super-packets go as segments (`ipop.superpacket`) and come out again as super-packets, run by run,
 no run held back for what may still come. TCP data waits in a queue of its own while the TAP has anything else.
 A packet without a flow waits, in bounded queues, while `ipop.resolve` looks for its destination; if that fails its
 sender is told by ICMP. Never looks into the DHT.
+
+Hop limits stay as they are: to hosts this is one link, where nobody forwards (RFC 2003, section 3.1). 0 is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dht.certificate import Member, Network
 from dht.envelope import Inner
 from dht.errors import BadDatagram
 from dht.host import Host
+from ipop.ecn import ECN_MASK, MAY_CHANGE, class_of, decapsulated
 from ipop.ethernet import (
     ETHERNET_HEADER_BYTES,
     ETHERTYPE_IPV4,
@@ -28,6 +31,7 @@ from ipop.ethernet import (
     PROTOCOL_ICMP6,
     BadFrame,
     address_text,
+    hop_limit,
     ip_ends,
     is_multicast,
     unwrap,
@@ -35,8 +39,9 @@ from ipop.ethernet import (
 )
 from ipop.icmp import Limiter, unreachable
 from ipop.neighbor import Segment, answer, mac_for
+from ipop.origins import Origin, Origins
 from ipop.resolve import Address, Located, Reason, Resolver
-from ipop.superpacket import Run, complete, is_bulk, partial, read_partial, split
+from ipop.superpacket import PACKET_AT, Run, complete, is_bulk, partial, read_partial, split
 from ipop.tap import Tap
 from ipop.vnet import fill, partial_header
 from ipop.waiting import Waiting
@@ -56,8 +61,8 @@ _PACKET = bytes((Inner.PACKET,))
 class Ring(Protocol):
     """The part of `dht.node.Node` that carries packets."""
 
-    def send_packet(self, peer_id: int, packet: bytes) -> bool: ...
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool: ...
+    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool: ...
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool: ...
     def room_bytes(self, peer_id: int) -> int: ...
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...
@@ -75,34 +80,38 @@ class Flow:
         self.octets = 0
 
 
-class _Origin:
-    """A virtual address that a peer's certificate proves, with the Ethernet header its packets get here."""
-
-    __slots__ = ("header", "member")
-
-    def __init__(self, member: Member, header: bytes) -> None:
-        self.member, self.header = member, header
-
-
 class DataPath:
     """Joins a TAP to the ring for one member. `counters` names everything that was dropped, and why."""
 
-    def __init__(self, host: Host, tap: Tap, ring: Ring, resolver: Resolver, network: Network, own: Member) -> None:
+    def __init__(
+        self,
+        host: Host,
+        tap: Tap,
+        ring: Ring,
+        resolver: Resolver,
+        network: Network,
+        own: Member,
+        *,
+        copy_dscp: bool = True,
+    ) -> None:
         self._host, self._tap, self._ring, self._resolver = host, tap, ring, resolver
         self._own = own
         self._segment = Segment(own.address4, network.subnet, own.address6, network.prefix6)
         self._own4, self._own6 = self._segment.own4, self._segment.own6
         self._own_mac = mac_for(self._own4)
         self._refusals = Limiter()
+        self.counters: Counter[str] = Counter()
         self._flows: dict[bytes, Flow] = {}
-        self._origins: dict[bytes, _Origin] = {}
+        self._proofs = Origins(self._segment, self._own_mac, resolver.learn, self.counters)
+        self._origins = self._proofs.known
         self._waiting = Waiting()
         self._batch: list[bytes] = []
         self._batch_flow: Flow | None = None
+        self._batch_class = 0
+        self._class_mask = 0xFF if copy_dscp else ECN_MASK  # what the outer header shows of the inner one
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
         self._running = False
-        self.counters: Counter[str] = Counter()
         self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
 
     def start(self) -> None:
@@ -129,16 +138,17 @@ class DataPath:
         """One frame from our kernel."""
         kind = frame[12:14]
         if kind == ETHERTYPE_IPV4:
-            ours, destination = frame[26:30] == self._own4, frame[30:34]
+            ours, destination, traffic_class = frame[26:30] == self._own4, frame[30:34], frame[15]
         elif kind == ETHERTYPE_IPV6:
             destination = frame[38:54]
             ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not _is_discovery(frame[14:]))
+            traffic_class = (frame[14] & 15) << 4 | frame[15] >> 4
         else:
-            ours, destination = False, b""
+            ours, destination, traffic_class = False, b"", 0
         if ours:
             flow = self._flows.get(destination)
             if flow is not None:
-                self._add(flow, (_PACKET + frame[ETHERNET_HEADER_BYTES:],))
+                self._add(flow, (_PACKET + frame[ETHERNET_HEADER_BYTES:],), traffic_class & self._class_mask)
                 return
         self._outbound_first(frame, kind)
 
@@ -168,9 +178,9 @@ class DataPath:
     def _send_virtual(self, frame: bytes) -> None:
         kind = frame[22:24]
         if kind == ETHERTYPE_IPV4:
-            ours, destination = frame[36:40] == self._own4, frame[40:44]
+            ours, destination, traffic_class = frame[36:40] == self._own4, frame[40:44], frame[25]
         else:
-            destination = frame[48:64]
+            destination, traffic_class = frame[48:64], (frame[24] & 15) << 4 | frame[25] >> 4
             ours = kind == ETHERTYPE_IPV6 and frame[32:48] == self._own6 and frame[30] != PROTOCOL_ICMP6
         flow = self._flows.get(destination) if ours else None
         try:
@@ -178,7 +188,10 @@ class DataPath:
                 try:
                     # The second byte says how to cut it, if at all.
                     room_bytes = self._ring.room_bytes(flow.peer_id)
-                    self._add(flow, split(frame, room_bytes) if frame[1] else (partial(frame),))
+                    if not room_bytes:
+                        raise BadFrame("the peer takes whole packets only")
+                    plaintexts = split(frame, room_bytes) if frame[1] else (partial(frame),)
+                    self._add(flow, plaintexts, traffic_class & self._class_mask)
                     return
                 except BadFrame:
                     self.counters["outbound_taken_apart"] += 1
@@ -193,7 +206,7 @@ class DataPath:
         if flow is None:
             return
         self._batch_flow, self._batch = None, []
-        if self._ring.send_traffic(flow.peer_id, plaintexts):
+        if self._ring.send_traffic(flow.peer_id, plaintexts, self._batch_class):
             flow.packets += len(plaintexts)
             flow.octets += sum(map(len, plaintexts))
             self.packets_out += len(plaintexts)
@@ -205,10 +218,10 @@ class DataPath:
             else:
                 self.counters["outbound_session_lost"] += 1
 
-    def _add(self, flow: Flow, plaintexts: Sequence[bytes]) -> None:
-        if flow is not self._batch_flow:
+    def _add(self, flow: Flow, plaintexts: Sequence[bytes], traffic_class: int) -> None:
+        if flow is not self._batch_flow or traffic_class != self._batch_class:
             self.flush()
-            self._batch_flow = flow
+            self._batch_flow, self._batch_class = flow, traffic_class
         self._batch += plaintexts
         if len(self._batch) >= BATCH_PACKETS:
             self.flush()
@@ -216,7 +229,13 @@ class DataPath:
     def inbound_traffic(self, member: Member, plaintexts: Sequence[bytes]) -> None:
         """What a peer sent together."""
         run: Run | None = None
-        origin: _Origin | None = None
+        origin: Origin | None = None
+        if not self._running:
+            return
+        outer = self._host.received_class & ECN_MASK
+        if outer & MAY_CHANGE:
+            marked = (decapsulated(each, PACKET_AT[each[0]], outer, self.counters) for each in plaintexts)
+            plaintexts = [each for each in marked if each]
         for plaintext in plaintexts:
             if run is not None:
                 if run.extend(plaintext):
@@ -225,10 +244,10 @@ class DataPath:
                 run = None
             try:
                 if plaintext[0] == Inner.PACKET:
-                    self.inbound(member, plaintext[1:])
+                    self._inbound(member, plaintext[1:])
                 elif plaintext[0] == Inner.SEGMENT:
                     run = Run(plaintext)
-                    origin = self._origin(member, run.head.source, run.head.destination)
+                    origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
                 else:
                     self._inbound_partial(member, plaintext)
             except BadDatagram:
@@ -236,7 +255,7 @@ class DataPath:
         if run is not None:
             self._write_run(run, origin)
 
-    def _write_run(self, run: Run, origin: _Origin | None) -> None:
+    def _write_run(self, run: Run, origin: Origin | None) -> None:
         if origin is None:
             return  # Refused, and counted.
         self.packets_in += run.segments
@@ -252,7 +271,7 @@ class DataPath:
         if _is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1
             return
-        origin = self._origin(member, source, destination)
+        origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is None:
             return
         self.packets_in += 1
@@ -263,15 +282,22 @@ class DataPath:
 
     def inbound(self, member: Member, packet: bytes) -> None:
         """One packet from a peer; `member` is who the session proved it to be."""
+        outer = self._host.received_class & ECN_MASK
+        if outer & MAY_CHANGE and not (packet := decapsulated(packet, 0, outer, self.counters)):
+            return
+        self._inbound(member, packet)
+
+    def _inbound(self, member: Member, packet: bytes) -> None:
         if packet[:1] == b"\x45":  # IPv4 without options
             source = packet[12:16]
-            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3]
+            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3] and packet[8]
         elif len(packet) >= 40:
             source = packet[8:24]
             plain = (
                 packet[24:40] == self._own6
                 and packet[0] >> 4 == 6
                 and len(packet) == 40 + (packet[4] << 8 | packet[5])
+                and packet[7]
                 and (packet[6] != PROTOCOL_ICMP6 or not _is_discovery(packet))
             )
         else:
@@ -335,7 +361,7 @@ class DataPath:
             self._flows.clear()  # Cheap to make again: the resolver remembers who holds what.
         flow = self._flows[destination] = Flow(found.id, destination)
         for packet in packets:
-            if self._ring.send_packet(found.id, packet):
+            if self._ring.send_packet(found.id, packet, class_of(packet, 0) & self._class_mask):
                 flow.packets += 1
                 flow.octets += len(packet)
                 self.packets_out += 1
@@ -363,32 +389,10 @@ class DataPath:
         if _is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
             return
-        origin = self._origin(member, source, destination)
+        origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is not None:
             self.packets_in += 1
             self._tap.write(origin.header + packet)
-
-    def _origin(self, member: Member, source: bytes, destination: bytes) -> _Origin | None:
-        """What is known of `source`, learned now if need be; None, and counted, when `member` does not hold it or
-        `destination` isn't ours."""
-        if not self._running:
-            return None
-        if not self._segment.is_own(destination):
-            self.counters["inner_destination_refused"] += 1
-            return None
-        origin = self._origins.get(source)
-        if origin is not None and origin.member is member:
-            return origin
-        address = ip_address(source)
-        if not member.holds(address):
-            self.counters["inner_source_refused"] += 1
-            return None
-        if len(self._origins) >= MAX_FLOWS:
-            self._origins.clear()
-        ethertype = ETHERTYPE_IPV4 if len(source) == 4 else ETHERTYPE_IPV6
-        origin = self._origins[source] = _Origin(member, self._own_mac + mac_for(source) + ethertype)
-        self._resolver.learn(address, member)
-        return origin
 
 
 def _is_discovery(packet: bytes) -> bool:

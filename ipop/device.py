@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 from pytun import IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, TunTapDevice
 
+from dht.sizes import DEFAULT_BYTES
+from ipop.config import LEAST_TAP_MTU
 from ipop.errors import SetupError
 from ipop.ethernet import MAC_BYTES
 from ipop.lean import let_in
@@ -32,7 +34,6 @@ NAME_CHARACTERS = 15  # IFNAMSIZ, less the final zero.
 DRAIN_FRAMES = 64  # A wake-up; then timers and sockets get their turn.
 DRAIN_BYTES = 1 << 20  # Likewise; a frame may have 64 KiB.
 READ_BYTES = VNET_BYTES + 65536 + 18  # Whatever MTU someone sets on the device later, no frame is cut.
-LEAST_MTU_BYTES = 1280  # Below that the kernel turns IPv6 off.
 
 _WITH_IPV6, _WITHOUT_IPV6 = "6", "4"  # What the process that configures the device answers when it could.
 
@@ -52,11 +53,13 @@ class KernelTap:
         *,
         clone_device: str = CLONE_DEVICE,
         offloads: Offloads = NO_OFFLOADS,
+        room_bytes: int = DEFAULT_BYTES,
     ) -> None:
+        """`room_bytes`: the longest plaintext that this node's links carry, for which super-packets are bounded."""
         if len(mac) != MAC_BYTES or mac[0] & 1:
             raise ValueError(f"{mac.hex(':')} is no hardware address of a single device")
-        if mtu < LEAST_MTU_BYTES:
-            raise ValueError(f"an MTU of {mtu} bytes is below {LEAST_MTU_BYTES}, the least for IPv6")
+        if mtu < LEAST_TAP_MTU:
+            raise ValueError(f"an MTU of {mtu} bytes is below {LEAST_TAP_MTU}, the least for IPv6")
         self.counters: Counter[str] = Counter()
         self.ipv6 = False
         self._callback: Callable[[bytes], None] | None = None
@@ -72,7 +75,7 @@ class KernelTap:
         try:
             self.offloads = take_offloads(self._fd, offloads) if offloads.header else NO_OFFLOADS
             os.set_blocking(self._fd, False)
-            self.ipv6 = _set_up_elsewhere(self.name, address4, subnet, address6, prefix6, mac, mtu)
+            self.ipv6 = _set_up_elsewhere(self.name, address4, subnet, address6, prefix6, mac, mtu, room_bytes)
         except BaseException:
             self.close()
             raise

@@ -18,7 +18,7 @@ from typing import Any
 from pyroute2 import IPRoute, NetlinkError
 
 from dht.session import OVERHEAD_BYTES
-from dht.udp_batch import MAX_BATCH_BYTES
+from dht.udp_batch import MAX_BATCH_BYTES, MAX_SEGMENTS
 from ipop.errors import SetupError
 from ipop.superpacket import SEGMENT_BYTES
 
@@ -51,6 +51,7 @@ def set_up(
     prefix6: IPv6Network,
     mac: bytes,
     mtu: int,
+    room_bytes: int,
 ) -> bool:
     """Give the device its addresses and bring it up. Returns whether it speaks IPv6. Raises SetupError."""
     try:
@@ -60,7 +61,7 @@ def set_up(
             _refuse_conflicts(netlink, address6, prefix6)
             netlink.link("set", index=index, address=mac.hex(":"), mtu=mtu)
             _quieten(netlink, index, name)
-            _bound_super_packets(netlink, index, mtu)
+            _bound_super_packets(netlink, index, mtu, room_bytes)
             netlink.addr("add", index=index, address=str(address4), prefixlen=subnet.prefixlen)
             ipv6 = _add_address6(netlink, index, address6, prefix6)
             netlink.link("set", index=index, state="up")
@@ -88,11 +89,18 @@ def _why(code: int) -> str:
     return os.strerror(code)
 
 
-def _bound_super_packets(netlink: Any, index: int, mtu: int) -> None:
-    """No super-packet of more segments than one system call sends: the few that would be left over cost a call, and
-    a frame at the other end, each time."""
+def super_packet_segments(mtu: int, room_bytes: int) -> int:
+    """How many segments, as the kernel cuts, make no more datagrams than one system call sends: the few that would be
+    left over cost a call, and a frame at the other end, each time."""
+    headers_bytes = 52  # IPv4, TCP, time stamps
+    ours = min(SEGMENT_BYTES + mtu, room_bytes)
+    datagrams = min(MAX_SEGMENTS, MAX_BATCH_BYTES // (ours + OVERHEAD_BYTES))
+    return max(1, datagrams * (ours - SEGMENT_BYTES - headers_bytes) // (mtu - headers_bytes))
+
+
+def _bound_super_packets(netlink: Any, index: int, mtu: int, room_bytes: int) -> None:
     with suppress(NetlinkError):
-        netlink.link("set", index=index, IFLA_GSO_MAX_SEGS=MAX_BATCH_BYTES // (SEGMENT_BYTES + mtu + OVERHEAD_BYTES))
+        netlink.link("set", index=index, IFLA_GSO_MAX_SEGS=super_packet_segments(mtu, room_bytes))
 
 
 def _quieten(netlink: Any, index: int, name: str) -> None:

@@ -108,6 +108,11 @@ def ip_ends(packet: bytes) -> tuple[bytes, bytes]:
     return packet[8:24], packet[24:40]
 
 
+def hop_limit(packet: bytes) -> int:
+    """The hop limit, or time to live, of an IP packet that is there at least as far as its fixed header."""
+    return packet[8] if packet[0] >> 4 == 4 else packet[7]
+
+
 def ip_source(packet: bytes) -> bytes:
     """The source address of a peer's packet, 4 or 16 bytes; checks as `ip_ends`."""
     return ip_ends(packet)[0]

@@ -48,11 +48,13 @@ class VpnNode:
     def __init__(self, host: Host, tap: Tap, config: VpnConfig) -> None:
         self.host, self.tap = host, tap
         self.identity = config.identity
-        self.ring = Node(host, config.identity, config.storage, NodeConfig(aes=config.aes))
+        self.ring = Node(
+            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+        )
         self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
-        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member)
+        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
         # A shell knows which offloads of the kernel's are in use.
@@ -105,6 +107,11 @@ class VpnNode:
     def peer(self, node_id: int) -> PeerView | None:
         """The present peer with this id."""
         return next((peer for peer in self.ring.peers() if peer.id == node_id), None)
+
+    def name_of(self, node_id: int) -> str:
+        """What to call a node: its name where there is a session with it, else its id."""
+        peer = self.ring.parts.sessions.peers.get(node_id)
+        return id_bytes(node_id).hex() if peer is None else peer.member.name
 
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""

@@ -16,7 +16,7 @@ def status_object(vpn: VpnNode) -> dict[str, Any]:
     return {
         "node": {
             "name": member.name,
-            "id": _hex(member.id),
+            "id": hex_id(member.id),
             "addresses": [str(member.address4), str(member.address6)],
             "state": vpn.ring.state.value,
             "uptime_s": round(vpn.host.now() - vpn.started_at, 1),
@@ -27,9 +27,9 @@ def status_object(vpn: VpnNode) -> dict[str, Any]:
             "offloads": vpn.offloads(),
         },
         "ring": {
-            "successors": [_hex(node_id) for node_id in ring.successors],
-            "predecessors": [_hex(node_id) for node_id in ring.predecessors],
-            "fingers": [_hex(node_id) for node_id in ring.fingers],
+            "successors": [hex_id(node_id) for node_id in ring.successors],
+            "predecessors": [hex_id(node_id) for node_id in ring.predecessors],
+            "fingers": [hex_id(node_id) for node_id in ring.fingers],
             "size_estimate": ring.size_estimate,
         },
         "peers": peer_objects(vpn),
@@ -39,61 +39,43 @@ def status_object(vpn: VpnNode) -> dict[str, Any]:
 
 def peer_objects(vpn: VpnNode) -> list[dict[str, Any]]:
     """`p2pvpn peers --json`: everybody this node has a session with, by name."""
-    return [_peer_object(peer) for peer in sorted(vpn.ring.peers(), key=lambda peer: (peer.name, peer.id))]
+    scores = {explained.peer_id: explained.score for explained in vpn.shortcuts.explanations()}
+    peers = sorted(vpn.ring.peers(), key=lambda peer: (peer.name, peer.id))
+    return [_peer_object(vpn, peer, scores.get(peer.id, peer.score)) for peer in peers]
 
 
-def _peer_object(peer: PeerView) -> dict[str, Any]:
+def _peer_object(vpn: VpnNode, peer: PeerView, score: float) -> dict[str, Any]:
     return {
         "name": peer.name,
-        "id": _hex(peer.id),
+        "id": hex_id(peer.id),
         "addresses": [str(address) for address in peer.addresses],
         "path": peer.path,
-        "via": None,
+        "via": None if peer.via is None else vpn.name_of(peer.via),
         "hops": peer.hops,
         "endpoint": None if peer.endpoint is None else str(peer.endpoint),
-        "rtt_ms": _rounded(peer.rtt_ms),
+        "rtt_ms": rounded(peer.rtt_ms),
         "tx_bytes": peer.tx_bytes,
         "rx_bytes": peer.rx_bytes,
-        "score": peer.score,
+        "score": round(score, 1),
     }
 
 
-def ping_object(target: Target, result: PingResult | None) -> dict[str, Any]:
+def ping_object(vpn: VpnNode, target: Target, result: PingResult | None) -> dict[str, Any]:
     """One line of `p2pvpn ping --json`; without a round trip and a path when no answer came."""
+    path = via = hops = endpoint = rtt_ms = None
+    if result is not None:
+        path, hops, rtt_ms = result.path, result.hops, rounded(result.rtt_ms)
+        via = None if result.via is None else vpn.name_of(result.via)
+        endpoint = None if result.endpoint is None else str(result.endpoint)
     return {
         "peer": str(target),
-        "id": _hex(target.id),
+        "id": hex_id(target.id),
         "addresses": list(target.addresses),
-        "rtt_ms": None if result is None else _rounded(result.rtt_ms),
-        "path": None if result is None else result.path,
-        "via": None,
-        "hops": None if result is None else result.hops,
-    }
-
-
-def why_object(vpn: VpnNode, target: Target) -> dict[str, Any]:
-    """`p2pvpn why --json`. Empty where nothing is known: nodes don't look for shortcuts yet."""
-    peer = vpn.peer(target.id)
-    if peer is None:
-        path, reason = None, f"there is no session with {target}: nothing was sent to it lately, or it does not answer"
-    elif peer.path == "direct":
-        path, reason = "direct", f"this node has an edge to {target} at {peer.endpoint}"
-    else:
-        path = peer.path
-        reason = f"this node has no edge to {target}: packets go over the ring, encrypted end to end"
-    return {
-        "peer": str(target),
-        "id": _hex(target.id),
+        "rtt_ms": rtt_ms,
         "path": path,
-        "hops": None if peer is None else peer.hops,
-        "reason": reason,
-        "local_nat": None,
-        "remote_nat": None,
-        "candidates": [],
-        "attempts": [],
-        "proxies": [],
-        "score": 0.0 if peer is None else peer.score,
-        "next_retry_s": None,
+        "via": via,
+        "hops": hops,
+        "endpoint": endpoint,
     }
 
 
@@ -101,9 +83,11 @@ def _iso(seconds: float) -> str:
     return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _hex(node_id: int) -> str:
+def hex_id(node_id: int) -> str:
+    """A node's id as programs see it: 40 hex digits."""
     return id_bytes(node_id).hex()
 
 
-def _rounded(milliseconds: float | None) -> float | None:
+def rounded(milliseconds: float | None) -> float | None:
+    """To a microsecond."""
     return None if milliseconds is None else round(milliseconds, 3)

@@ -42,12 +42,15 @@ from ipop.vnet import (
 )
 
 MAX_SEGMENTS = 128  # of one super-packet; 64 KiB in pieces of 512 bytes
+MAX_UDP_SEGMENTS = 64  # of one that a kernel takes: UDP_MAX_SEGMENTS, before kernel 6.11
 LEAST_SIZE_BYTES = 8
 SEGMENT_BYTES = 5  # what a segment has in front of its IP header
 
 _FIN, _PSH, _ACK, _CWR = 0x01, 0x08, 0x10, 0x80
 _KIND_AND_INDEX = tuple(bytes((Inner.SEGMENT,)) + index.to_bytes(2, "big") for index in range(MAX_SEGMENTS))
 _PARTIAL = Struct(">BBB")
+# Where the IP header begins, by kind of plaintext.
+PACKET_AT: dict[int, int] = {Inner.PACKET: 1, Inner.SEGMENT: SEGMENT_BYTES, Inner.PARTIAL: _PARTIAL.size}
 _TCP_HEADER_BYTES, _UDP_HEADER_BYTES = 20, 8
 
 
@@ -265,6 +268,8 @@ class Run:
             if len(plaintext) != self._whole_bytes:
                 return False
         elif index > self._last_index or len(plaintext) != self._last_bytes:
+            return False
+        if len(self._pieces) == MAX_UDP_SEGMENTS and not self.head.tcp:
             return False
         self._pieces.append(plaintext[self._start :])
         self._next = index + 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ PATH_STYLES = {"direct": "green", "proxy": "cyan", "overlay": "yellow"}
 SHORT_ID_CHARS = 8
 RENEW_WITHIN_S = 30 * 86_400.0
 PIPE_WIDTH = 250
+SENTENCE_CHARS = 24  # the narrowest column in which one can still be read
 
 
 def show_status(status: dict[str, Any], now: float) -> None:
@@ -35,7 +37,7 @@ def show_status(status: dict[str, Any], now: float) -> None:
     for list_name in ("predecessors", "successors", "fingers"):
         shown = " ".join(names.get(node_id) or node_id[:SHORT_ID_CHARS] for node_id in ring[list_name])
         grid.add_row(list_name, Text(shown or "none"))
-    console = _console()
+    console = make_console()
     for warning in _warnings(node, now):
         console.print(Text(f"! {warning}", "bold red"))
     console.print(grid)
@@ -58,42 +60,84 @@ def _warnings(node: dict[str, Any], now: float) -> Iterator[str]:
 def show_peers(peers: list[dict[str, Any]]) -> None:
     """One line a peer."""
     if not peers:
-        _console().print("no peers yet")
+        make_console().print("no peers yet")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("NAME", "ADDRESS", "PATH", "ENDPOINT"):
-        table.add_column(title, no_wrap=True)
-    for title in ("RTT", "SENT", "RECEIVED"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for peer in peers:
-        rtt_ms = peer["rtt_ms"]
-        table.add_row(
-            Text(peer["name"]),
+    columns = (
+        Column("NAME"),
+        Column("ADDRESS", spare=1),
+        Column("PATH"),
+        Column("ENDPOINT", spare=4),
+        Column("RTT", right=True),
+        Column("SENT", right=True, spare=2),
+        Column("RECEIVED", right=True, spare=3),
+    )
+    rows = [
+        (
+            peer["name"],
             next(iter(peer["addresses"]), "-"),
-            Text(path_text(peer), PATH_STYLES.get(peer["path"], "")),
+            path_cell(peer),
             peer["endpoint"] or "-",
-            "-" if rtt_ms is None else f"{rtt_ms:.1f} ms",
+            rtt_text(peer["rtt_ms"]),
             size_text(peer["tx_bytes"]),
             size_text(peer["rx_bytes"]),
         )
-    _console().print(table)
+        for peer in peers
+    ]
+    print_columns(columns, rows)
 
 
-def show_why(why: dict[str, Any]) -> None:
-    """The path in use, and all that is known about others."""
-    console = _console()
-    console.print(Text(f"{why['peer']}: {path_text(why)}", PATH_STYLES.get(why["path"] or "", "")))
-    console.print(Text(why["reason"]))
-    known = {"local NAT": why["local_nat"], "remote NAT": why["remote_nat"], "next retry": why["next_retry_s"]}
-    for title, value in known.items():
-        if value is not None:
-            console.print(Text(f"{title}: {value}"))
-    for title in ("candidates", "attempts", "proxies"):
-        for entry in why[title]:
-            console.print(Text(f"{title}: {entry}"))
+class Column(NamedTuple):
+    """A column of `print_columns`. `wraps`: it holds sentences. Where a terminal is too narrow, the columns with the
+    greatest `spare` are left out; those with 0 never are."""
+
+    title: str
+    right: bool = False
+    spare: int = 0
+    wraps: bool = False
 
 
-def _console() -> Console:
+def print_columns(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> None:
+    """One line a row, more where a sentence wraps, or a terminal is too narrow even for what can't be left out."""
+    console = make_console()
+    # Names and texts come from others: never markup.
+    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+
+    def table_of(kept: Sequence[int], *, fits: bool, sentence_chars: int | None = None) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for index in kept:
+            column = columns[index]
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                overflow="fold",
+                no_wrap=fits and not column.wraps,
+                max_width=sentence_chars if column.wraps else None,
+            )
+        for row in cells:
+            table.add_row(*(row[index] for index in kept))
+        return table
+
+    def fits(kept: Sequence[int]) -> bool:
+        options = console.options.update(width=PIPE_WIDTH)
+        narrowest = table_of(kept, fits=True, sentence_chars=SENTENCE_CHARS)
+        return Measurement.get(console, options, narrowest).maximum <= console.width
+
+    kept = list(range(len(columns)))
+    while not fits(kept) and any(columns[index].spare for index in kept):
+        kept.remove(max(kept, key=lambda index: columns[index].spare))
+    console.print(table_of(kept, fits=fits(kept)))
+
+
+def rtt_text(rtt_ms: float | None) -> str:
+    return "-" if rtt_ms is None else f"{rtt_ms:.1f} ms"
+
+
+def path_cell(view: dict[str, Any]) -> Text:
+    """A path by its name, in its colour."""
+    return Text(path_text(view), PATH_STYLES.get(view["path"] or "", ""))
+
+
+def make_console() -> Console:
     console = Console(highlight=False)
     # Into a pipe there is no width to keep to, and cut-off addresses help nobody.
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)

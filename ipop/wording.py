@@ -6,6 +6,22 @@ from typing import Any
 
 SHOWN_CHARS = 64
 
+# RFC 4787's terms, with what they mean for others.
+MAPPING_WORDS = {
+    None: "whether addresses are translated is not known yet",
+    "none": "addresses are not translated",
+    "endpoint-independent": "one outside port for all peers (endpoint-independent mapping)",
+    "address-dependent": "symmetric: another outside port for every address (address-dependent mapping)",
+    "address-and-port-dependent": "symmetric: another outside port for every peer (address and port-dependent mapping)",
+}
+FILTERING_WORDS = {
+    None: "who gets in is not known yet",
+    "none": "everybody gets in",
+    "endpoint-independent": "everybody gets in (endpoint-independent filtering)",
+    "address-dependent": "only addresses that were sent to get in (address-dependent filtering)",
+    "address-and-port-dependent": "only ports that were sent to get in (address and port-dependent filtering)",
+}
+
 
 def shown(text: str, limit: int = SHOWN_CHARS) -> str:
     """What somebody typed, fit for one line of a terminal: no control characters, and cut where it is long."""
@@ -26,6 +42,29 @@ def path_text(view: dict[str, Any]) -> str:
             return "overlay"
         case _:
             return "no path"
+
+
+def route_text(view: dict[str, Any]) -> str:
+    """The same with the place it leads by: `direct 192.0.2.1:7000`, `proxy X`, `overlay (3 hops)`."""
+    match view["path"]:
+        case "direct" if view.get("endpoint"):
+            return f"direct {view['endpoint']}"
+        case "proxy":
+            return f"proxy {view['via']}"
+        case _:
+            return path_text(view).replace("(", " (")
+
+
+def nat_text(nat: dict[str, Any]) -> str:
+    """What a NAT does, for people, a line each: how it maps and filters, known or not; of its habits what is known."""
+    words = [MAPPING_WORDS.get(nat["mapping"], nat["mapping"]), FILTERING_WORDS.get(nat["filtering"], nat["filtering"])]
+    if nat["mapping"] != "none":
+        words += {True: ["port numbers stay the same"], False: ["port numbers change"]}.get(nat["preserves_ports"], [])
+        words += {
+            True: ["its hosts reach each other by their outside address (hairpinning)"],
+            False: ["its hosts don't reach each other by their outside address (no hairpinning)"],
+        }.get(nat["hairpins"], [])
+    return "\n".join(words)
 
 
 def duration_text(seconds: float) -> str:

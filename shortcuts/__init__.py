@@ -1,4 +1,4 @@
-"""Direct paths and proxy tunnels between nodes that talk: demand, candidates, checks, switching.
+"""Direct paths and proxy tunnels between nodes that talk: demand, candidates, checks, proxies, switching.
 
-Empty in this version: peers without an edge of their own are reached over the overlay.
+`shortcuts.node.Shortcuts` is the whole of it, attached to one `dht.node.Node`.
 """

@@ -6,9 +6,12 @@ Sent inside a session, over whatever path it has: the sender is proven, what it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from dht.messages import Message
+from dht.contact import Contact
+from dht.coordinate import COORDINATE_BYTES, Coordinate
+from dht.errors import BadDatagram
+from dht.messages import MAX_CONTACT_BYTES, Message
 from dht.packing import Fields, Value
 from shortcuts.candidates import MAX_CANDIDATE_BYTES, MAX_CANDIDATES, Candidate
 from shortcuts.nat import NAT_BYTES, Nat
@@ -16,6 +19,10 @@ from shortcuts.nat import NAT_BYTES, Nat
 FIRST_CODE: Final = 32
 LAST_CODE: Final = 63
 NONCE_BYTES: Final = 8
+MAX_NEARBY: Final = 16
+MAX_RTT_MS: Final = 60_000.0
+_RTT_BYTES: Final = 4
+_US_PER_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +51,67 @@ class Offer(Message):
             tuple(map(Candidate.parse, fields.octets_list(1, MAX_CANDIDATES, MAX_CANDIDATE_BYTES))),
             Nat.parse(fields.octets(2, NAT_BYTES, NAT_BYTES)),
             Nat.parse(fields.octets(3, NAT_BYTES, NAT_BYTES)),
+        )
+
+
+class Neighbor(NamedTuple):
+    """A node to which the sender has a direct path: how to reach it, the round trip, and where it says it is."""
+
+    contact: Contact
+    rtt_ms: float
+    coordinate: Coordinate | None
+
+    def pack(self) -> bytes:
+        """The round trip in µs, the coordinate behind its length, the contact."""
+        coordinate = b"" if self.coordinate is None else self.coordinate.pack()
+        rtt_us = round(min(self.rtt_ms, MAX_RTT_MS) * _US_PER_MS)
+        return rtt_us.to_bytes(_RTT_BYTES, "big") + bytes((len(coordinate),)) + coordinate + self.contact.pack()
+
+    @classmethod
+    def parse(cls, packed: bytes) -> Neighbor:
+        """The inverse of `pack`. Raises BadDatagram."""
+        at = _RTT_BYTES + 1
+        if len(packed) < at or packed[_RTT_BYTES] not in (0, COORDINATE_BYTES):
+            raise BadDatagram("a neighbour without its round trip, or with a strange coordinate")
+        rtt_ms = int.from_bytes(packed[:_RTT_BYTES], "big") / _US_PER_MS
+        if rtt_ms > MAX_RTT_MS:
+            raise BadDatagram(f"a neighbour {rtt_ms} ms away")
+        end = at + packed[_RTT_BYTES]
+        coordinate = Coordinate.parse(packed[at:end]) if end > at else None
+        return cls(Contact.parse(packed[end:]), rtt_ms, coordinate)
+
+
+MAX_NEIGHBOR_BYTES: Final = _RTT_BYTES + 1 + COORDINATE_BYTES + MAX_CONTACT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class NearbyRequest(Message):
+    """Who is near you? One of them may relay between us."""
+
+    CODE = 33
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby(Message):
+    """The sender's own contact and coordinate, and the nearest of the nodes to which it has a direct path."""
+
+    CODE = 34
+    sender: Contact
+    coordinate: Coordinate | None
+    neighbors: tuple[Neighbor, ...]
+
+    def fields(self) -> dict[int, Value]:
+        return {
+            0: self.sender.pack(),
+            1: b"" if self.coordinate is None else self.coordinate.pack(),
+            2: [neighbor.pack() for neighbor in self.neighbors[:MAX_NEARBY]],
+        }
+
+    @classmethod
+    def read(cls, fields: Fields) -> Nearby:
+        coordinate = fields.octets(1, 0, COORDINATE_BYTES)
+        return cls(
+            Contact.parse(fields.octets(0, 1, MAX_CONTACT_BYTES)),
+            Coordinate.parse(coordinate) if coordinate else None,
+            tuple(map(Neighbor.parse, fields.octets_list(2, MAX_NEARBY, MAX_NEIGHBOR_BYTES))),
         )

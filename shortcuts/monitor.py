@@ -128,6 +128,14 @@ class Monitor:
         watch = self._watches.get(peer.id)
         return [] if watch is None else [path for path in watch.paths if path is not None]
 
+    def working(self, peer: Peer) -> list[Path]:
+        """Those of them that were proven and have not failed since."""
+        watch = self._watches.get(peer.id)
+        if watch is None:
+            return []
+        paths = watch.paths.items()
+        return [path for path, known in paths if path is not None and known.failures == 0 and known.rtt_ms is not None]
+
     def works(self, peer: Peer, kind: Kind) -> bool:
         """Whether a path of this kind was proven and has not failed since."""
         watch = self._watches.get(peer.id)

@@ -18,15 +18,21 @@ from dht.host import Endpoint, Host, Timer
 from dht.node import Node
 from dht.path import Path, Tunnel, endpoint_of, kind_of
 from dht.peer import Peer
+from dht.relay import MAX_CIRCUITS
 from shortcuts.candidates import Candidate, gather
 from shortcuts.demand import MAX_SHORTCUTS, Demand
+from shortcuts.keepalive import Keepalive
 from shortcuts.monitor import Monitor, Watch
 from shortcuts.nat import Nat, NatObserver
+from shortcuts.neighborhood import Neighborhood
+from shortcuts.proxies import Proxies
 from shortcuts.punching import Expectation, expectation, predicted_ports
 from shortcuts.scope import is_ipv6
 from shortcuts.selection import Reason
 from shortcuts.upgrade import Search, State, Upgrade
 from shortcuts.views import Explanation, NetReport, PathView, RelayView
+from shortcuts.vivaldi import Vivaldi
+from shortcuts.whereabouts import Whereabouts
 
 TICK_S: Final = 0.5
 PROXY_AFTER_S: Final = 0.7  # without a direct path; most that can be found are found by then
@@ -36,12 +42,16 @@ MAX_PREDICTED: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ShortcutConfig:
-    """What may differ between nodes: how many shortcuts at most; whether this node relays for others, and how many
-    bytes a second then (0: as many as come)."""
+    """What may differ between nodes: how many shortcuts at most; whether this node relays for others, how many bytes a
+    second then (0: as many as come) and over how many circuits; whether its router may be asked to forward a port;
+    whether it looks for members on its own link by multicast. The last two are for whoever has the sockets for it."""
 
     max_shortcuts: int = MAX_SHORTCUTS
     willing: bool = True
     proxy_bytes_per_s: float = 0.0
+    max_circuits: int = MAX_CIRCUITS
+    portmap: bool = True
+    lan: bool = True
 
 
 class Seeker(Protocol):
@@ -63,7 +73,10 @@ class Shortcuts:
         self.upgrade = Upgrade(
             host, self._parts.exchange, self.monitor, self._candidates, lambda: self._nats, node.counters
         )
-        self.seeker: Seeker | None = None
+        self.whereabouts = Whereabouts(host, self._parts, Vivaldi(host.rng), Keepalive())
+        self._neighborhood = Neighborhood(host, self._parts, self.whereabouts, node.counters)
+        self.proxies = Proxies(host, self._parts, node.id, self.monitor, self.whereabouts, node.counters)
+        self.seeker: Seeker | None = self.proxies
         self._observers = (NatObserver(ipv6=False), NatObserver(ipv6=True))
         self._nats: tuple[Nat, Nat] = (Nat(), Nat())
         self._mapped: Endpoint | None = None
@@ -74,6 +87,7 @@ class Shortcuts:
         self._timer: Timer | None = None
         self._parts.relay.willing = config.willing
         self._parts.relay.rate_bytes_per_s = config.proxy_bytes_per_s
+        self._parts.relay.max_circuits = config.max_circuits
         self._connect()
 
     def _connect(self) -> None:
@@ -86,6 +100,7 @@ class Shortcuts:
         upkeep.distrusted = monitor.distrust
         upkeep.keeps = self._keeps
         upkeep.moved = self._moved
+        self.whereabouts.interval_changed = self._keep_edges_alive_every
         tunnel_lost, tunnel_offered = parts.tunnels.lost, parts.tunnels.offered
 
         def lost(tunnel: Tunnel, far_id: int) -> None:
@@ -187,8 +202,12 @@ class Shortcuts:
     def _witness(self, observed: Endpoint, reporter: Endpoint) -> None:
         self._observers[is_ipv6(observed.address)].reported(self._host.now(), reporter, observed)
 
+    def _keep_edges_alive_every(self, interval_s: float) -> None:
+        self._node.upkeep.edge_interval_s = interval_s
+
     def _moved(self) -> None:
         """This machine's addresses changed."""
+        self.whereabouts.moved()
         self._look_at_own_endpoints()
         self.upgrade.hurry()
 
@@ -254,6 +273,7 @@ class Shortcuts:
                 self._path_view(peer, path, watch) for path in ((peer.path,) if watch is None else watch.paths)
             ),
             next_retry_s=max(0.0, search.retry_at - now) if search is not None and retry else None,
+            path_s_ago=now - peer.taken_at,
         )
 
     def explanations(self) -> list[Explanation]:

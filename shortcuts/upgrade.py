@@ -191,6 +191,7 @@ class Upgrade:
             AttemptView(
                 now - attempt.began_at,
                 attempt.outcome,
+                attempt.over,
                 tuple(TrialView(trial.pair.remote, trial.outcome(over=attempt.over)) for trial in attempt.trials),
             )
             for attempt in reversed(search.attempts if search is not None else ())

@@ -34,16 +34,18 @@ class TrialView:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt at a direct path. `outcome` says how it ended, or that it goes on."""
+    """One attempt at a direct path. `outcome` says how it ended, or when it isn't `over`, where it stands."""
 
     began_s_ago: float
     outcome: str
+    over: bool
     trials: tuple[TrialView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as each end knows its own."""
+    """Why packets to a peer take the path that they take. NATs are of IPv4 and IPv6, as far as each end knows its own.
+    `path_s_ago`: when the path in use was taken, None when that isn't known."""
 
     peer_id: int
     name: str
@@ -58,6 +60,19 @@ class Explanation:
     attempts: tuple[AttemptView, ...]
     paths: tuple[PathView, ...]
     next_retry_s: float | None
+    path_s_ago: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyView:
+    """A relay considered for a peer without a direct path. `predicted_ms` and `rtt_ms`: the round trip to the peer over
+    it, from what both ends know and as measured; `note`: "in hand", "asked", "refused: busy", "not tried"."""
+
+    relay: int
+    relay_name: str | None
+    predicted_ms: float | None
+    rtt_ms: float | None
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

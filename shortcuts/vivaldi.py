@@ -114,6 +114,11 @@ class Vivaldi:
         """The round trip to the node that says it is at `remote`."""
         return distance_ms(self._stable, remote)
 
+    def measured_ms(self, peer_id: int) -> float | None:
+        """The round trip to a neighbour, a low percentile of the last few; None for others."""
+        neighbor = self._neighbors.get(peer_id)
+        return None if neighbor is None else neighbor.rtt_ms
+
     def observe(self, now: float, peer_id: int, rtt_ms: float, remote: Coordinate) -> None:
         """A round trip to a peer was measured, which says that it is at `remote`. Beyond MAX_RTT_MS it is ignored."""
         if not rtt_ms <= MAX_RTT_MS:

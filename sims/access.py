@@ -98,17 +98,17 @@ class Site:
     def dismiss_home(self, address: str) -> None:
         del self._homes[address]
 
-    def depart(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def depart(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """A datagram of `origin`, known here as `source`, is on its way out."""
         network, now = self._network, self._network.engine.now
         if to in self._hosts or to.address in self._homes:
-            network.launch(HOP_S, self._enter, origin, source, to, datagram)
+            network.launch(HOP_S, self._enter, origin, source, to, datagram, traffic_class)
         elif to.address == self.box.address:
             turned = self.box.hairpin(source, to, now)
             if turned is None:
                 network.counters["filtered"] += 1
             else:
-                network.launch(HOP_S, self._enter, origin, turned.source, turned.to, datagram)
+                network.launch(HOP_S, self._enter, origin, turned.source, turned.to, datagram, traffic_class)
         elif self.translates and to.address.startswith(self._prefix):
             network.counters["unaddressed"] += 1
         else:
@@ -116,26 +116,26 @@ class Site:
             if outer is None:
                 network.counters["filtered"] += 1
             elif self.carrier is not None:
-                self.carrier.depart(origin, outer, to, datagram)
+                self.carrier.depart(origin, outer, to, datagram, traffic_class)
             else:
-                self._access.cross(origin, outer, to, datagram)
+                self._access.cross(origin, outer, to, datagram, traffic_class)
 
-    def arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """A datagram from outside has come to the box, at its outer endpoint `to`."""
         inner = self.box.inbound(source, to, self._network.engine.now)
         if inner is None:
             self._network.counters["filtered"] += 1
         else:
-            self._enter(origin, source, inner, datagram)
+            self._enter(origin, source, inner, datagram, traffic_class)
 
-    def _enter(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def _enter(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """A datagram is on the LAN. What lives at `to` is looked up only now."""
         host = self._hosts.get(to)
         home = self._homes.get(to.address)
         if host is not None:
-            self._network.hand(origin, host, source, datagram)
+            self._network.hand(origin, host, source, datagram, traffic_class)
         elif home is not None:
-            self._network.engine.post(HOP_S, home.arrive, origin, source, to, datagram)
+            self._network.engine.post(HOP_S, home.arrive, origin, source, to, datagram, traffic_class)
         else:
             self._network.counters["unaddressed"] += 1
 
@@ -152,7 +152,7 @@ class Attachment:
         self._ipv4, self._ipv6 = by_family.get(False), by_family.get(True)
         self.interfaces = tuple(interfaces)
 
-    def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
+    def carry(self, source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Called by `SimHost.send`."""
         is_ipv6 = ":" in to.address
         interface = self._ipv6 if is_ipv6 else self._ipv4
@@ -162,9 +162,9 @@ class Attachment:
         if is_ipv6 and source.header_bytes != 48:
             source.sent_bytes += IPV6_HEADER_EXTRA_BYTES
         if interface.site is None:
-            self._access.cross(source, interface.endpoint, to, datagram)
+            self._access.cross(source, interface.endpoint, to, datagram, traffic_class)
         else:
-            interface.site.depart(source, interface.endpoint, to, datagram)
+            interface.site.depart(source, interface.endpoint, to, datagram, traffic_class)
 
 
 class Access:
@@ -269,7 +269,7 @@ class Access:
         attachment = self._attachments.get(host.index)
         return (Interface(host.endpoint),) if attachment is None else attachment.interfaces
 
-    def cross(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def cross(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Over the internet, from the public endpoint `source` to a public endpoint."""
         network = self._network
         host, site = self.at(to), self._outer.get(to.address)
@@ -277,17 +277,17 @@ class Access:
             network.counters["unaddressed"] += 1
         elif host is not None:
             delay_s = network.latency.one_way_s(origin.place, host.place)
-            network.launch(delay_s, self._land, origin, source, to, datagram)
+            network.launch(delay_s, self._land, origin, source, to, datagram, traffic_class)
         elif site is not None:
             delay_s = network.latency.one_way_s(origin.place, origin.place if site.place is None else site.place)
-            network.launch(delay_s, site.arrive, origin, source, to, datagram)
+            network.launch(delay_s, site.arrive, origin, source, to, datagram, traffic_class)
 
-    def _land(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def _land(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         host = self.at(to)
         if host is None:
             self._network.counters["unaddressed"] += 1
         else:
-            self._network.hand(origin, host, source, datagram)
+            self._network.hand(origin, host, source, datagram, traffic_class)
 
     def _announce(self, address: str, site: Site) -> None:
         """From now on, what is sent to `address` comes to the box of `site`."""

@@ -43,9 +43,9 @@ class Space:
     def __init__(self, nodes: int, latency: Latency, seed: int) -> None:
         self._rng = Random(seed)
         self._now = START
-        self._rtt_ms = [[max(MIN_RTT_MS, 2000.0 * latency.one_way_s(a, b)) for b in range(nodes)] for a in range(nodes)]
+        self.rtt_ms = [[max(MIN_RTT_MS, 2000.0 * latency.one_way_s(a, b)) for b in range(nodes)] for a in range(nodes)]
         self.nodes = [Vivaldi(self._rng) for _ in range(nodes)]
-        self._edges = self._ring_edges(self._rng.sample(range(nodes), nodes))
+        self.edges = self._ring_edges(self._rng.sample(range(nodes), nodes))
         self._others: list[list[int]] = []
         self._round = 0
 
@@ -64,7 +64,7 @@ class Space:
             while distance < len(order):
                 last = min(2 * distance, len(order))
                 fit = [order[(place + self._rng.randrange(distance, last)) % len(order)] for _ in range(CHALLENGERS)]
-                connect(node, min(fit, key=self._rtt_ms[node].__getitem__))
+                connect(node, min(fit, key=self.rtt_ms[node].__getitem__))
                 distance *= 2
         return [sorted(ends) for ends in edges]
 
@@ -75,19 +75,19 @@ class Space:
             if self._round % CHANGE_ROUNDS == 0:
                 self._others = [self._rng.sample(everybody, min(RANDOM_PEERS, len(everybody))) for _ in everybody]
             for node in self._rng.sample(everybody, len(everybody)):
-                for peer in (*self._edges[node], *self._others[node]):
+                for peer in (*self.edges[node], *self._others[node]):
                     if peer != node:
                         self._measure(self.nodes[node], node, peer)
             self._now += ROUND_S
             self._round += 1
 
     def _measure(self, machine: Vivaldi, node: int, peer: int) -> None:
-        machine.observe(self._now, peer, self._rtt_ms[node][peer], self.nodes[peer].coordinate)
+        machine.observe(self._now, peer, self.rtt_ms[node][peer], self.nodes[peer].coordinate)
 
     def errors(self, coordinates: Sequence[Coordinate]) -> list[float]:
         """The relative error of every pair, once."""
         return [
-            abs(distance_ms(coordinates[a], coordinates[b]) - self._rtt_ms[a][b]) / self._rtt_ms[a][b]
+            abs(distance_ms(coordinates[a], coordinates[b]) - self.rtt_ms[a][b]) / self.rtt_ms[a][b]
             for a in range(len(coordinates))
             for b in range(a)
         ]
@@ -103,7 +103,7 @@ class Space:
             joiner = Vivaldi(self._rng)
             for peer in self._rng.sample(others, samples):
                 self._measure(joiner, place, peer)
-            rtt_ms = self._rtt_ms[place]
+            rtt_ms = self.rtt_ms[place]
             medians.append(
                 statistics.median(
                     abs(joiner.estimate_ms(self.nodes[peer].coordinate) - rtt_ms[peer]) / rtt_ms[peer]

@@ -182,7 +182,7 @@ class HostState(Enum):
 class Carrier(Protocol):
     """What a SimHost needs of its network."""
 
-    def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
+    def carry(self, source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Take a datagram off `source`'s hands; it may arrive in a later event."""
 
 
@@ -208,6 +208,7 @@ class SimHost:
         "index",
         "place",
         "received_bytes",
+        "received_class",
         "received_datagrams",
         "sent_bytes",
         "sent_datagrams",
@@ -224,11 +225,12 @@ class SimHost:
         self.header_bytes = 48 if ":" in endpoint.address else 28
         self.sent_bytes = self.sent_datagrams = 0
         self.received_bytes = self.received_datagrams = 0
+        self.received_class = 0
         self._network = network
         self._receive: Receive | None = None
         self._changed: Callable[[], None] | None = None
         self._stalled: list[SimTimer] = []
-        self._waiting: deque[tuple[bytes, Endpoint]] = deque()
+        self._waiting: deque[tuple[bytes, Endpoint, int]] = deque()
         self._waiting_bytes = 0
 
     def __repr__(self) -> str:
@@ -244,19 +246,23 @@ class SimHost:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> SimTimer:
         return self.engine.call_later(delay_s, callback, self)
 
-    def send(self, to: Endpoint, datagram: bytes) -> None:
+    def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         if self.state is HostState.RUNNING:
             self.sent_datagrams += 1
             self.sent_bytes += len(datagram) + self.header_bytes
-            self._network.carry(self, to, datagram)
+            self._network.carry(self, to, datagram, traffic_class)
 
-    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes]) -> None:
+    def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         for datagram in datagrams:
-            self.send(to, datagram)
+            self.send(to, datagram, traffic_class)
 
-    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int) -> None:
+    def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
+        self.send(to, datagram)
+        return True
+
+    def send_run(self, to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
         for start in range(0, len(buffer), size):
-            self.send(to, bytes(buffer[start : start + size]))
+            self.send(to, bytes(buffer[start : start + size]), traffic_class)
 
     def local_endpoints(self) -> Sequence[Endpoint]:
         return self.endpoints
@@ -279,17 +285,18 @@ class SimHost:
         elif self.state is HostState.FROZEN:
             self._stalled.append(timer)
 
-    def deliver(self, datagram: bytes, source: Endpoint) -> bool:
+    def deliver(self, datagram: bytes, source: Endpoint, traffic_class: int = 0) -> bool:
         """A datagram has arrived; False when nobody will ever read it."""
         if self.state is HostState.RUNNING:
             self.received_datagrams += 1
             self.received_bytes += len(datagram) + self.header_bytes
             if self._receive is not None:
+                self.received_class = traffic_class
                 self._receive(datagram, source)
             return True
         if self.state is HostState.FROZEN and self._waiting_bytes + len(datagram) <= FROZEN_QUEUE_BYTES:
             self._waiting_bytes += len(datagram)
-            self._waiting.append((datagram, source))
+            self._waiting.append((datagram, source, traffic_class))
             return True
         return False
 
@@ -309,8 +316,8 @@ class SimHost:
         self.state = HostState.RUNNING
         waiting, stalled = self._waiting, self._stalled
         self._waiting, self._stalled, self._waiting_bytes = deque(), [], 0
-        for datagram, source in waiting:
-            self.engine.post(0.0, self.deliver, datagram, source)
+        for datagram, source, traffic_class in waiting:
+            self.engine.post(0.0, self.deliver, datagram, source, traffic_class)
         for timer in stalled:
             self.engine.post(0.0, self.fire, timer)
 

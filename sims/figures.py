@@ -4,6 +4,7 @@
     python -m sims.figures idle --nodes 100 --matrix FILE         what an idle node sends and receives
     python -m sims.figures cold --nodes 100 --matrix FILE         first packet to first reply, nothing cached
     python -m sims.figures vivaldi --nodes 490 --matrix FILE      how well coordinates predict round trips
+    python -m sims.figures proxies --nodes 490 --matrix FILE      how near the chosen proxy is, of pairs without a path
     python -m sims.figures routability --nodes 200 --seeds 3      who reaches whom where 30 or 40 % of links are broken
 
 FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
@@ -36,6 +37,7 @@ from sims.coordinates import JOIN_SAMPLES, ROUNDS, accuracy
 from sims.engine import START, Engine
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
+from sims.proxies import SYMMETRIC, proxied, summary
 from sims.routability import measure
 from sims.world import World
 
@@ -197,7 +199,7 @@ def quantiles(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
-    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi", "routability"))
+    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi", "proxies", "routability"))
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
@@ -212,6 +214,11 @@ def main() -> None:
         print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
         print(f"ms a lookup: {quantiles(lookups.took_ms)}")
         print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
+        return
+    if asked.figure == "proxies":
+        print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")
+        for name, value in summary(proxied(asked.nodes, latency, asked.seed)).items():
+            print(f"{name}: {value:.3f}")
         return
     if asked.figure == "vivaldi":
         found = accuracy(asked.nodes, latency, asked.seed)

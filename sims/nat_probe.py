@@ -133,11 +133,18 @@ class Classifier:
     """Asks one question after the other. `done(verdict)` is called once, some seconds later.
 
     `beside` is a host behind the same box, for the hairpin. Both hosts' receivers are taken over. The order matters:
-    filters are tried before anything is sent to those who must be strangers.
+    filters are tried before anything is sent to those who must be strangers. Each question is asked `times` times.
     """
 
-    def __init__(self, host: Host, servers: Servers, done: Callable[[Verdict], None], beside: Host | None = None):
-        self._host, self._servers, self._done, self._beside = host, servers, done, beside
+    def __init__(
+        self,
+        host: Host,
+        servers: Servers,
+        done: Callable[[Verdict], None],
+        beside: Host | None = None,
+        times: int = ASK_TIMES,
+    ) -> None:
+        self._host, self._servers, self._done, self._beside, self._times = host, servers, done, beside, times
         self._expected: Callable[[Word, Endpoint], bool] = lambda word, source: False
         self._answered: Callable[[bytes | None], None] = lambda rest: None
         self._nonce = b""
@@ -230,7 +237,7 @@ class Classifier:
             asker.send(to, Word(kind, nonce, rest).pack())
             self._timer = self._host.call_later(ASK_EVERY_S, lambda: again(times_left - 1))
 
-        again(ASK_TIMES)
+        again(self._times)
 
     def _received(self, datagram: bytes, source: Endpoint) -> None:
         try:
@@ -249,22 +256,34 @@ class Classifier:
         self._answered(rest)
 
 
-def classify(host: Host, servers: Servers, done: Callable[[Verdict], None], beside: Host | None = None) -> None:
+def classify(
+    host: Host,
+    servers: Servers,
+    done: Callable[[Verdict], None],
+    beside: Host | None = None,
+    times: int = ASK_TIMES,
+) -> None:
     """Find out what the box before `host` does; see `Classifier`."""
-    Classifier(host, servers, done, beside).start()
+    Classifier(host, servers, done, beside, times).start()
 
 
 class Punch:
     """One end of a hole punch: learns the other's outer endpoint from the rendezvous, then sends to it, and to
     wherever the other's datagrams come from. `rendezvous` holds one endpoint of the same server for each address
-    family. `done(the other's endpoint, or None)` is called once."""
+    family. `done(the other's endpoint, or None)` is called once, `for_s` seconds after the two have met."""
 
     def __init__(
-        self, host: Host, rendezvous: Sequence[Endpoint], session: bytes, done: Callable[[Endpoint | None], None]
+        self,
+        host: Host,
+        rendezvous: Sequence[Endpoint],
+        session: bytes,
+        done: Callable[[Endpoint | None], None],
+        for_s: float = PUNCH_FOR_S,
     ) -> None:
         if len(session) != NONCE_BYTES:
             raise ValueError(f"a session has {NONCE_BYTES} bytes, not {len(session)}")
         self._host, self._rendezvous, self._session, self._done = host, rendezvous, session, done
+        self._for_s = for_s
         self._targets: list[Endpoint] = []
         self._heard = False
         self._acked: Endpoint | None = None
@@ -303,7 +322,7 @@ class Punch:
         first = not self._targets
         self._aim(other)
         if first:
-            self._until = self._host.now() + PUNCH_FOR_S
+            self._until = self._host.now() + self._for_s
             self._punch()
 
     def _aim(self, target: Endpoint) -> None:

@@ -139,26 +139,27 @@ class Network:
         self.partition(())
         self._cuts.clear()
 
-    def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
+    def carry(self, source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Called by `SimHost.send` of hosts with one public endpoint."""
         destination = self._hosts.get(to)
         if destination is None or destination.header_bytes != source.header_bytes:
-            self.access.cross(source, source.endpoint, to, datagram)
+            self.access.cross(source, source.endpoint, to, datagram, traffic_class)
             return
         if source.group != destination.group or ((self._cuts or self._broken) and self._parted(source, destination)):
             self.counters["cut"] += 1
             return
         delay_s = self.latency.one_way_s(source.place, destination.place)
-        self.launch(delay_s, self._arrive, source, source.endpoint, to, datagram)
+        self.launch(delay_s, self._arrive, source, source.endpoint, to, datagram, traffic_class)
 
     def launch(
         self,
         delay_s: float,
-        arrive: Callable[[SimHost, Endpoint, Endpoint, bytes], None],
+        arrive: Callable[[SimHost, Endpoint, Endpoint, bytes, int], None],
         origin: SimHost,
         source: Endpoint,
         to: Endpoint,
         datagram: bytes,
+        traffic_class: int = 0,
     ) -> None:
         """Call `arrive` with the rest in `delay_s` seconds and jitter, once, twice, or never."""
         if len(datagram) > MAX_DATAGRAM_BYTES:
@@ -174,15 +175,17 @@ class Network:
                 self.counters["lost"] += 1
                 continue
             jitter_s = engine.rng.random() * self.jitter_s if self.jitter_s else 0.0
-            engine.post(delay_s + jitter_s, arrive, origin, source, to, datagram)
+            engine.post(delay_s + jitter_s, arrive, origin, source, to, datagram, traffic_class)
 
-    def hand(self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes) -> None:
+    def hand(
+        self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int = 0
+    ) -> None:
         """What `origin` sent has come all the way to `destination`, which sees it come from `source`."""
         if origin.group != destination.group or self._parted(origin, destination):
             self.counters["cut"] += 1
             return
         self.engine.trace(origin.index, destination.index, len(datagram))
-        if not destination.deliver(datagram, source):
+        if not destination.deliver(datagram, source, traffic_class):
             self.counters["unread"] += 1
 
     def _parted(self, a: SimHost, b: SimHost) -> bool:
@@ -211,14 +214,14 @@ class Network:
         if not self.access.dismiss(host):
             del self._hosts[host.endpoint]
 
-    def _arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
+    def _arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         # Looked up again: meanwhile the host may have moved, or another process may have taken the endpoint.
         destination = self._hosts.get(to)
         if destination is None:
             self.counters["unaddressed"] += 1
             return
         self.engine.trace(origin.index, destination.index, len(datagram))
-        if not destination.deliver(datagram, source):
+        if not destination.deliver(datagram, source, traffic_class):
             self.counters["unread"] += 1
 
     def _free_endpoint(self) -> Endpoint:

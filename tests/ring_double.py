@@ -42,6 +42,7 @@ class RingDouble:
     opened: list[int] = field(default_factory=list)
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     sent_traffic: list[tuple[int, bytes]] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)  # of all that was sent, in order
     room: int = 1420
     receive_traffic: Callable[[Member, Sequence[bytes]], None] | None = None
     receive: Callable[[Member, bytes], None] | None = None
@@ -67,17 +68,19 @@ class RingDouble:
 
         self.host.call_later(self.delay_s, settle)
 
-    def send_packet(self, peer_id: int, packet: bytes) -> bool:
+    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool:
         if peer_id not in self.sessions:
             return False
         self.sent.append((peer_id, packet))
+        self.classes.append(traffic_class)
         return True
 
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes]) -> bool:
+    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """Whole packets go to `sent` as by `send_packet`; the others, with their kind in front, to `sent_traffic`."""
         if peer_id not in self.sessions:
             return False
         for plaintext in plaintexts:
+            self.classes.append(traffic_class)
             if plaintext[0] == Inner.PACKET:
                 self.sent.append((peer_id, plaintext[1:]))
             else:

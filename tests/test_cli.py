@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -23,12 +24,16 @@ from dht import names as names_module
 from dht.bootstrap import Bootstrap
 from dht.host import Endpoint
 from dht.session import OVERHEAD_BYTES
+from dht.sizes import datagram_bytes, plaintext_bytes
+from dht.udp_batch import MAX_BATCH_BYTES
 from ipop import daemon, places, tables
-from ipop.config import TAP_MTU, UpSettings
+from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu
 from ipop.control import alive
+from ipop.device_setup import super_packet_segments
 from ipop.errors import SetupError
 from ipop.superpacket import SEGMENT_BYTES
-from ipop.wording import duration_text, path_text, size_text
+from ipop.wording import duration_text, path_text, route_text, size_text
+from shortcuts.node import ShortcutConfig
 from tests.patience import PATIENCE_S, Promises, patient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +118,19 @@ def test_help_is_quick_and_names_every_command(promises: Promises) -> None:
         done = p2pvpn("--help")
         took_s.append(time.monotonic() - began)
     assert done.returncode == 0
-    for command in ("init", "issue", "up", "status", "peers", "ping", "why", "down"):
+    for command in (
+        "init",
+        "issue",
+        "up",
+        "status",
+        "peers",
+        "ping",
+        "why",
+        "shortcuts",
+        "proxies",
+        "netcheck",
+        "down",
+    ):
         assert f"\n  {command} " in done.stdout
     promises.measured("fastest of five", min(took_s), HELP_S)
 
@@ -137,6 +154,11 @@ def test_help_is_quick_and_names_every_command(promises: Promises) -> None:
         ("ping",),
         ("ping", "bob", "-c", "none"),
         ("ping", "bob", "-c", "0"),
+        ("ping", "bob", "--timeout", "0"),
+        ("up", "x", "--proxy-mbit", "0"),
+        ("up", "x", "--proxy-mbit", "nan"),
+        ("up", "x", "--proxy-mbit", "5", "--no-proxy"),
+        ("netcheck", "more"),
         ("status", "more"),
     ],
 )
@@ -193,7 +215,19 @@ def test_init_and_issue_say_in_a_line_what_is_wrong(network: Path, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [("status",), ("peers",), ("ping", "bob"), ("why", "bob"), ("down",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("peers",),
+        ("ping", "bob"),
+        ("why", "bob"),
+        ("shortcuts",),
+        ("proxies",),
+        ("netcheck",),
+        ("down",),
+    ],
+)
 def test_without_a_running_node_commands_say_how_to_start_one(command: tuple[str, ...], tmp_path: Path) -> None:
     assert "start one with 'p2pvpn up FILE'" in refused(*command, "--control", tmp_path / "none")
     assert "start one with 'p2pvpn up FILE'" in refused(*command, "--json", "--control", tmp_path / "none")
@@ -424,13 +458,63 @@ def test_a_bootstrap_is_host_and_port() -> None:
 
 def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
-        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None
-    )
+        "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
+        False, 1400, 1300,
+        ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
+    )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
 
 
-def test_a_packet_or_a_segment_fits_an_ethernet_frame_behind_pppoe() -> None:
+def test_what_may_be_chosen_about_paths() -> None:
+    assert shortcuts_config(proxy=True, proxy_mbit=None, portmap=True, lan=True) == ShortcutConfig()
+    chosen = shortcuts_config(proxy=True, proxy_mbit=8.0, portmap=False, lan=True)
+    assert chosen == ShortcutConfig(willing=True, proxy_bytes_per_s=1e6, portmap=False, lan=True)
+    assert not shortcuts_config(proxy=False, proxy_mbit=None, portmap=True, lan=False).willing
+    for proxy, mbit in ((True, 0.0), (True, -1.0), (True, float("nan")), (True, float("inf")), (False, 5.0)):
+        with pytest.raises(ValueError, match="--no-proxy"):
+            shortcuts_config(proxy=proxy, proxy_mbit=mbit, portmap=True, lan=True)
+
+
+def test_help_explains_every_choice_in_a_line() -> None:
+    shown = " ".join(p2pvpn("up", "--help", COLUMNS="200").stdout.split())
+    for option, meaning in (
+        ("--no-proxy", "Never relay for other members."),
+        ("--proxy-mbit N", "Relay at most N Mbit/s for others"),
+        ("--no-portmap", "Never ask the router to forward a port"),
+        ("--no-lan", "Don't look for members in the local network."),
+    ):
+        assert f"{option} {meaning}" in shown
+
+
+def test_a_packet_or_a_segment_fits_an_ethernet_frame_through_a_relay_or_behind_pppoe() -> None:
     assert SEGMENT_BYTES + TAP_MTU + OVERHEAD_BYTES + 8 + 40 + 8 <= 1500
+
+
+@pytest.mark.parametrize(
+    ("underlay", "virtual"), [(1500, 1400), (9000, 1400), (1492, 1399), (1420, 1327), (1373, 1280), (1280, 1280)]
+)
+def test_the_virtual_mtu_follows_from_that_of_the_links_and_keeps_ipv6(underlay: int, virtual: int) -> None:
+    assert tap_mtu(underlay) == virtual
+
+
+@pytest.mark.parametrize(("mtu", "underlay", "count"), [(1400, 1500, 45), (1280, 1280, 48), (9000, 9000, 6)])
+def test_a_super_packet_fills_one_system_call_and_no_more(mtu: int, underlay: int, count: int) -> None:
+    room_bytes = plaintext_bytes(datagram_bytes(underlay))
+    segments = super_packet_segments(mtu, room_bytes)
+    assert segments == count
+    each = min(mtu, room_bytes - SEGMENT_BYTES)
+    datagrams = -(-segments * (mtu - 52) // (each - 52))
+    assert datagrams * (SEGMENT_BYTES + each + OVERHEAD_BYTES) <= MAX_BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--mtu", "1279"), ("--mtu", "9001"), ("--underlay-mtu", "1279"), ("--underlay-mtu", "9001")]
+)
+def test_an_mtu_that_nothing_could_use_is_wrong_usage(option: str, value: str) -> None:
+    done = p2pvpn("up", "no.bundle", option, value)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert value in done.stderr
 
 
 def test_texts_for_people() -> None:
@@ -445,17 +529,17 @@ def test_texts_for_people() -> None:
     assert path_text({"path": "overlay", "hops": 1}) == "overlay(1 hop)"
     assert path_text({"path": "overlay", "hops": 3}) == "overlay(3 hops)"
     assert path_text({"path": None, "hops": None}) == "no path"
+    assert route_text({"path": "direct", "endpoint": "192.0.2.1:7000"}) == "direct 192.0.2.1:7000"
+    assert route_text({"path": "proxy", "via": "carol"}) == "proxy carol"
+    assert route_text({"path": "overlay", "hops": 3}) == "overlay (3 hops)"
+    assert route_text({"path": None, "hops": None}) == "no path"
 
 
 def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     tables.show_status(STATUS, EXPIRES - 31 * DAY_S)
     tables.show_peers([])
-    tables.show_why({
-        "peer": "bob", "path": None, "hops": None, "reason": "no [b]session", "local_nat": None, "remote_nat": "hard",
-        "candidates": ["a"], "attempts": [], "proxies": [], "score": 0.0, "next_retry_s": None,
-    })  # fmt: skip
     shown = capsys.readouterr().out
-    for text in ("alice", "1 h 2 min", "about 3 nodes", "bob[red]", "overlay(2 hops)", "1.2 kB", "no [b]session"):
+    for text in ("alice", "1 h 2 min", "about 3 nodes", "bob[red]", "overlay(2 hops)", "1.2 kB"):
         assert text in shown
     assert shown.startswith("! this identity also runs elsewhere")
     assert "certificate" not in shown
@@ -470,11 +554,12 @@ def test_status_warns_of_a_certificate_that_ends_soon(capsys: pytest.CaptureFixt
     assert "! the certificate has ended" in capsys.readouterr().out
 
 
-class SilentNode:
-    """The control socket of a node which knows bob, who never answers."""
+class FakeNode:
+    """A control socket of a node that knows bob, who answers over these paths, the last for ever. None: no answer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *paths: dict[str, object] | None, wait_s: float = 0.0) -> None:
         self.asked = 0
+        self._paths, self._wait_s = list(paths), wait_s
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
@@ -483,34 +568,65 @@ class SilentNode:
 
     def _serve(self) -> None:
         connection, _ = self._socket.accept()
-        reply: dict[str, object] = {
-            "peer": "bob",
-            "id": "0b" * 20,
-            "addresses": [],
-            "rtt_ms": None,
-            "path": None,
-            "hops": None,
-        }
-        with connection, connection.makefile("rwb") as lines:
+        nothing = dict.fromkeys(("rtt_ms", "path", "via", "hops", "endpoint"))
+        reply = {"peer": "bob", "id": "0b" * 20, "addresses": ["10.77.0.2"], **nothing}
+        with contextlib.suppress(OSError), connection, connection.makefile("rwb") as lines:  # Who asked may have gone.
             while lines.readline():
                 self.asked += 1
-                lines.write(json.dumps({"ok": True, "result": reply}).encode() + b"\n")
+                path = self._paths.pop(0) if len(self._paths) > 1 else self._paths[0]
+                time.sleep(self._wait_s)
+                answer = reply if path is None else {**reply, "rtt_ms": 12.34, **path}
+                lines.write(json.dumps({"ok": True, "result": answer}).encode() + b"\n")
                 lines.flush()
 
     def close(self) -> None:
-        self._thread.join(PATIENCE_S)
+        self._thread.join(10)
         self._socket.close()
 
 
 @pytest.mark.parametrize(("options", "tries"), [((), 3), (("-c", "1"), 1), (("-c", "4", "--json"), 4)])
 def test_a_peer_that_never_answers_is_given_up(tmp_path: Path, options: tuple[str, ...], tries: int) -> None:
-    node = SilentNode(tmp_path / "control")
+    node = FakeNode(tmp_path / "control", None)
     done = p2pvpn("ping", "bob", *options, "--control", tmp_path / "control")
     node.close()
     assert node.asked == tries
     assert done.returncode == 1
     assert done.stdout.count("\n") == tries
     assert done.stderr == "p2pvpn: bob did not answer: 'p2pvpn why bob' tells what is known of the way to it\n"
+
+
+OVERLAY: dict[str, object] = {"path": "overlay", "hops": 3}
+PROXY: dict[str, object] = {"path": "proxy", "via": "carol", "hops": 2}
+DIRECT: dict[str, object] = {"path": "direct", "hops": 1, "endpoint": "192.0.2.1:7000"}
+
+
+def test_ping_shows_the_path_of_each_reply_and_stops_once_direct(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", OVERLAY, PROXY, DIRECT)
+    done = p2pvpn("ping", "bob", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "pong from bob (10.77.0.2) via overlay (3 hops) in 12.3 ms",
+        "pong from bob (10.77.0.2) via proxy carol in 12.3 ms",
+        "pong from bob (10.77.0.2) via direct 192.0.2.1:7000 in 12.3 ms",
+    ]
+
+
+def test_ping_without_a_direct_path_in_time_succeeds_and_says_so(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", PROXY)
+    done = p2pvpn("ping", "bob", "--timeout", "2", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "pong from bob (10.77.0.2) via proxy carol in 12.3 ms"
+    assert done.stdout.splitlines()[-1] == "no direct path: 'p2pvpn why bob' tells the reason"
+
+
+def test_ping_does_not_wait_for_the_node_longer_than_told(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control", PROXY, wait_s=3.0)
+    done = p2pvpn("ping", "bob", "--timeout", "0.3", "--control", tmp_path / "control")
+    node.close()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("p2pvpn: bob did not answer: ")
 
 
 def test_the_log_is_limited_for_others_faults_but_not_for_errors() -> None:
@@ -592,7 +708,8 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Join:
         async def joining() -> Joining:
             node = Joining()
             vpn: Any = node
-            task = asyncio.create_task(daemon._join(vpn, tuple(map(Bootstrap.from_text, bootstraps))))
+            known = tuple(map(Bootstrap.from_text, bootstraps))
+            task = asyncio.create_task(daemon._join(vpn, known, lambda: None))
             async with asyncio.timeout(PATIENCE_S):
                 while len(node.told) < told:
                     await asyncio.sleep(0.005)

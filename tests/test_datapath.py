@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dht.certificate import Member
+from dht.envelope import Inner
 from ipop.datapath import DataPath
 from ipop.ethernet import checksum6, ipv4_packet, ipv6_packet, wrap
 from ipop.neighbor import mac_for
 from ipop.resolve import FAILED_S, Resolver
 from ipop.tap import MemoryTap
+from ipop.vnet import ALL_OFFLOADS
 from ipop.waiting import MAX_WAITING_BYTES, MAX_WAITING_PACKETS, MAX_WAITING_TOTAL_BYTES, Waiting
 from sims.engine import Engine
 from sims.latency import Constant
@@ -337,3 +339,44 @@ def test_a_damaged_header_never_gets_a_wrong_source_or_destination_through(
         carried = frame[14:]
         ends = carried[12:20] if carried[0] >> 4 == 4 else carried[8:40]
         assert ends == addresses(world.bob, version).packed + addresses(world.alice, version).packed
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("ttl", [255, 64, 1])
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_hop_limit_stays_as_it_was(world: World, version: int, ttl: int, warm: bool) -> None:
+    alice, bob = addresses(world.alice, version), addresses(world.bob, version)
+    if warm:
+        world.connect()
+        world.arrive(world.bob, packet(bob, alice))
+        world.tap.written.clear()
+    there, back = of_hop_limit(alice, bob, ttl), of_hop_limit(bob, alice, ttl)
+    world.inject(there)
+    world.engine.run_for(1)
+    world.arrive(world.bob, back)
+    assert [sent for _, sent in world.ring.sent] == [there]
+    assert [frame[14:] for frame in world.tap.written] == [back]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_that_should_not_exist_any_more_is_dropped_and_counted(world: World, version: int) -> None:
+    alice, bob = addresses(world.alice, version), addresses(world.bob, version)
+    world.tap.offloads = ALL_OFFLOADS
+    world.arrive(world.bob, packet(bob, alice))
+    world.tap.written.clear()
+    assert world.ring.receive_traffic is not None
+    dead = of_hop_limit(bob, alice, 0)
+    transport = 20 if version == 4 else 40
+    segment = bytes((Inner.SEGMENT, 0, 0)) + (1000).to_bytes(2, "big") + dead
+    world.arrive(world.bob, dead)
+    world.ring.receive_traffic(world.bob, [bytes((Inner.PARTIAL, transport, 6)) + dead])
+    world.ring.receive_traffic(world.bob, [segment, bytes((Inner.PACKET,)) + dead])
+    assert not world.tap.written
+    assert not world.tap.written_virtual
+    assert world.path.counters["inner_ttl_expired"] == 4
+
+
+def of_hop_limit(source: Address, destination: Address, ttl: int) -> bytes:
+    datagram = struct.pack("!HHHH", 1000, 2000, 8 + 7, 0) + b"payload"
+    build = ipv4_packet if source.version == 4 else ipv6_packet
+    return build(datagram, UDP, source.packed, destination.packed, ttl)

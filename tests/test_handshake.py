@@ -22,6 +22,7 @@ from dht.cookie import (
     mac1_key,
 )
 from dht.errors import BadDatagram, CertificateRefused
+from dht.features import ALL_FEATURES, Feature
 from dht.handshake import (
     COMPACT_INITIATION_BYTES,
     DUPLICATE_IDENTITY,
@@ -121,7 +122,9 @@ def test_a_verdict_reaches_the_initiator() -> None:
 
 def test_a_full_initiation_has_1200_bytes_whatever_it_says() -> None:
     alice, bob, _ = members()
-    longest = Payload(bytes(MAX_CERTIFICATE_BYTES), bytes(64), 2**64 - 1, 2**64 - 1, True, 255, SEEN, True, NOW)
+    longest = Payload(
+        bytes(MAX_CERTIFICATE_BYTES), bytes(64), 2**64 - 1, 2**64 - 1, True, 255, SEEN, True, NOW, 2**32 - 1, 65535
+    )
     for payload in (full(alice), full(alice, counter=2**64 - 1, observed=SEEN), longest):
         _, first = Initiation.begin(alice, bob.static_public, 7, payload, Random(1), NOW)
         assert len(first) == FULL_INITIATION_BYTES == 1200
@@ -368,6 +371,8 @@ def payloads() -> st.SearchStrategy[Payload]:
         observed=st.none() | endpoints,
         member=st.booleans(),
         clock=st.floats(0, 2.0**48),
+        features=st.integers(0, 2**32 - 1),
+        datagram_bytes=st.integers(0, 65535),
     )
     certificate, signature = st.binary(min_size=1, max_size=MAX_CERTIFICATE_BYTES), st.binary(min_size=64, max_size=64)
     fulls = st.builds(
@@ -377,6 +382,17 @@ def payloads() -> st.SearchStrategy[Payload]:
         signature,
     )
     return compacts | fulls
+
+
+def test_a_node_that_never_heard_of_features_has_none_and_one_that_has_more_is_understood() -> None:
+    entries = {3: 5, 4: True, 5: 0, 7: False, 8: NOW}
+    assert Payload.parse(pack(entries)) == compact(aes=True)
+    later = Payload.parse(pack({**entries, 9: Feature.SEGMENTS | 1 << 31, 10: 1452, 11: b"of a version to come"}))
+    assert later.features & ALL_FEATURES == Feature.SEGMENTS
+    assert later.datagram_bytes == 1452
+    for wrong in ({9: -1}, {9: 1 << 32}, {9: True}, {10: 65536}, {10: b""}):
+        with pytest.raises(BadDatagram):
+            Payload.parse(pack({**entries, **wrong}))
 
 
 @pytest.mark.parametrize("padding", [bytes(99), bytes(98) + b"\1", b"\1" + bytes(98)])
@@ -396,7 +412,7 @@ def test_only_zeros_may_fill_a_payload_up(padding: bytes) -> None:
 def test_every_payload_survives_packing(payload: Payload) -> None:
     assert Payload.parse(payload.pack()) == payload
     if not payload.certificate:
-        assert len(payload.pack()) <= 59
+        assert len(payload.pack()) <= 69
 
 
 @fuzzed()

@@ -21,11 +21,11 @@ from tests.identities import make_identities
 class Tapped:
     """What a host sends through instead of the network itself."""
 
-    def __init__(self, carry: Callable[[SimHost, Endpoint, bytes], None]) -> None:
+    def __init__(self, carry: Callable[[SimHost, Endpoint, bytes, int], None]) -> None:
         self._carry = carry
 
-    def carry(self, source: SimHost, to: Endpoint, datagram: bytes) -> None:
-        self._carry(source, to, datagram)
+    def carry(self, source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
+        self._carry(source, to, datagram, traffic_class)
 
 
 class Wire:
@@ -39,9 +39,9 @@ class Wire:
         self.storages = [MemoryStorage() for _ in range(nodes)]
         carry = self.network.carry
 
-        def note(source: SimHost, to: Endpoint, datagram: bytes) -> None:
+        def note(source: SimHost, to: Endpoint, datagram: bytes, traffic_class: int) -> None:
             self.captured.append((source.endpoint, to, datagram))
-            carry(source, to, datagram)
+            carry(source, to, datagram, traffic_class)
 
         self._note = note
 

@@ -165,6 +165,18 @@ def test_a_batch_arrives_in_order(stage: Stage) -> None:
     assert mailbox.datagrams == [*batch, b"last"]
 
 
+def test_a_datagram_comes_with_its_traffic_class(stage: Stage) -> None:
+    alice, bob = stage.host(), stage.host()
+    seen: list[tuple[bytes, int]] = []
+    bob.on_receive(lambda datagram, source: seen.append((datagram, bob.received_class)))
+    alice.send(where(bob), b"marked", 0xBA)
+    alice.send(where(bob), b"plain")
+    alice.send_batch(where(bob), [b"one", b"two"], 3)
+    assert alice.send_whole(where(bob), b"whole")
+    stage.run(2 * MOMENT_S)
+    assert seen == [(b"marked", 0xBA), (b"plain", 0), (b"one", 3), (b"two", 3), (b"whole", 0)]
+
+
 def test_an_empty_batch_sends_nothing(stage: Stage) -> None:
     alice, bob = stage.host(), stage.host()
     mailbox = Mailbox(bob)

@@ -36,6 +36,8 @@ SHELLS = {
     "ipop.embed",
     "ipop.notify",
     "ipop.places",
+    "ipop.stun_query",
+    "ipop.surroundings",
     "ipop.tap_offload",
     "sims.coordinates",
     "shortcuts.gateway",
@@ -43,6 +45,7 @@ SHELLS = {
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
+    "sims.proxies",
     "sims.routability",
     "sims.world",
 }

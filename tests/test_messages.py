@@ -13,6 +13,7 @@ from hypothesis.strategies import SearchStrategy
 
 from dht import messages
 from dht.contact import MAX_ENDPOINTS, STATIC_BYTES, Contact
+from dht.coordinate import Coordinate
 from dht.errors import BadDatagram
 from dht.fragments import MAX_MESSAGE_BYTES
 from dht.host import Endpoint
@@ -75,17 +76,24 @@ contacts = st.builds(
     st.lists(endpoints, max_size=MAX_ENDPOINTS).map(tuple),
 )
 some_contacts = st.lists(contacts, max_size=MAX_CONTACTS).map(tuple)
+# As they come off the wire: rounded.
+coordinates = st.none() | st.builds(
+    lambda x_ms, height_ms, error: Coordinate.parse(Coordinate(x_ms, -x_ms, height_ms, error).pack()),
+    st.floats(-5000.0, 5000.0),
+    st.floats(0.0, 5000.0),
+    st.floats(0.0, 1.0),
+)
 records = st.binary(min_size=1, max_size=50) | st.just(bytes(MAX_RECORD_BYTES))
 
 MESSAGES: dict[type[Message], SearchStrategy[Message]] = {
-    Ping: st.builds(Ping, st.booleans()),
+    Ping: st.builds(Ping, st.booleans(), coordinates),
     TunnelRequest: st.builds(TunnelRequest, contacts, st.booleans()),
     TunnelGranted: st.builds(TunnelGranted, labels),
     TunnelRefused: st.builds(TunnelRefused, hops),
     TunnelOffer: st.builds(TunnelOffer, ids, labels),
     TunnelAccepted: st.just(TunnelAccepted()),
     TunnelClosed: st.builds(TunnelClosed, labels),
-    Pong: st.builds(Pong, st.booleans(), st.none() | endpoints, hops),
+    Pong: st.builds(Pong, st.booleans(), st.none() | endpoints, hops, coordinates),
     Find: st.builds(Find, ids),
     FindFor: st.builds(FindFor, ids),
     Found: st.builds(Found, some_contacts, hops),

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 
+from dht.envelope import Inner
 from dht.host import Endpoint
 from dht.node import ROUTED_PLAINTEXT_BYTES
+from dht.peer import Peer
+from dht.sizes import DEFAULT_BYTES
 from dht.storage import MemoryStorage
 from dht.udp import UdpHost
 from ipop.config import VpnConfig
@@ -82,6 +86,10 @@ class Ends:
                 await asyncio.sleep(0.25)
             assert arrived
         arrived.clear()
+        # Until then, TCP is cut smaller than asked.
+        bob = self.identities[1].member.id
+        widest = DEFAULT_BYTES if len(self.nodes) == 2 else ROUTED_PLAINTEXT_BYTES
+        await until(lambda: self.nodes[0].ring.room_bytes(bob) in (0, widest))
 
     async def wait_for(self, count: int) -> None:
         await until(lambda: len(self.arrived()) >= count)
@@ -177,6 +185,33 @@ def test_the_same_through_a_relay(batching: tuple[bool, ...], tunnel: bool) -> N
             else:
                 assert ends.nodes[2].counters["envelopes_relayed"] >= len(expected)
             assert sum(node.counters["bad_datagram"] + node.counters["inner_malformed"] for node in ends.nodes) == 0
+        finally:
+            ends.close()
+
+    asyncio.run(scene())
+
+
+def test_a_peer_of_an_older_version_gets_whole_packets() -> None:
+    async def scene() -> None:
+        ends = Ends(ALL_OFFLOADS, ALL_OFFLOADS, (True, True))
+        ends.nodes[1].ring._parts.handshakes.features = 0
+        kinds: set[int] = set()
+        try:
+            await ends.connect()
+            send = ends.nodes[0].ring._parts.sessions.send_all
+
+            def note(peer: Peer, plaintexts: Sequence[bytes], *rest: Any, **more: Any) -> bool:
+                kinds.update(plaintext[0] for plaintext in plaintexts)
+                return send(peer, plaintexts, *rest, **more)
+
+            ends.nodes[0].ring._parts.sessions.send_all = note  # type: ignore[method-assign]
+            expected = []
+            for made in map(ends.addressed, TRAFFIC):
+                expected += slow_segments(made.packet, made.size)
+                ends.taps[0].inject_virtual(made.frame)
+                await ends.wait_for(len(expected))
+            assert sorted(ends.arrived()) == sorted(expected)
+            assert kinds == {Inner.PACKET}
         finally:
             ends.close()
 

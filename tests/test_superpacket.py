@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dht.envelope import Inner
 from dht.errors import BadDatagram
 from ipop.ethernet import BadFrame
-from ipop.superpacket import MAX_SEGMENTS, SEGMENT_BYTES, Run, complete, partial, read_partial, split
+from ipop.superpacket import MAX_SEGMENTS, MAX_UDP_SEGMENTS, SEGMENT_BYTES, Run, complete, partial, read_partial, split
 from ipop.vnet import GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CHECKSUM, NO_VNET, VNET, fill
 from tests.fuzzing import fuzzed
 
@@ -313,8 +313,18 @@ def test_a_frame_that_needs_nothing_is_complete() -> None:
     assert complete(NO_VNET + b"frame") == [b"frame"]
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_no_kernel_is_given_more_udp_segments_than_the_older_take(version: int) -> None:
+    made = Super(version, False, 100, bytes(range(250)) * 50)
+    runs = join(split(made.frame, LIMIT_BYTES))
+    assert [run.segments for run in runs] == [MAX_UDP_SEGMENTS, 125 - MAX_UDP_SEGMENTS]
+    expected = slow_segments(made.packet, made.size)
+    assert [packet for run in runs for packet in received_frame(run.virtual(made.frame[10:24]))] == expected
+    assert [packet for run in runs for packet in run.packets()] == expected
+
+
 def test_a_udp_checksum_of_zero_is_sent_as_ones() -> None:
-    # Sums to 65535 whatever the header: found by search.
+    # The payload makes up for the header, so that the whole sums to 65535, whose complement is 0.
     made = Super(4, False, 1000, b"\0\0")
     whole = slow_sum(made.packet[20:])
     made = Super(4, False, 1000, (0xFFFF - whole).to_bytes(2, "big"))

@@ -201,7 +201,12 @@ def test_in_a_larger_ring_a_stranger_is_found_by_name_and_reached_over_the_overl
     assert reply["hops"] >= 2
     why = world.ask(asking, "why", peer=strangers[0])["result"]
     assert set(why) >= WHY_FIELDS
-    assert why["path"] == "overlay"
+    # What was said between the two was reason enough for a path of their own.
+    assert why["path"] == "direct"
+    assert why["not_direct"] is None
+    assert [attempt["over"] for attempt in why["attempts"]] == [True]
+    (shortcut,) = (each for each in world.ask(asking, "shortcuts")["result"] if each["peer"] == strangers[0])
+    assert (shortcut["path"], shortcut["since_s"] > 0) == ("direct", True)
 
 
 def test_commands_refuse_what_they_cannot_do_in_a_line() -> None:

@@ -169,6 +169,10 @@ class Site:
             rss_kb += [int(line.split()[1]) for line in status if line.startswith("VmRSS:")]
         return Usage(cpu_ticks / CLOCK_TICKS, max(rss_kb) * 1024 / 1e6)
 
+    def tunnel_pids(self) -> list[int]:
+        """The processes of the tunnel, in the order in which they were started."""
+        return [process.pid for process in self._tunnels]
+
     def last_words(self) -> str:
         """The end of what the tunnel logged, on one line."""
         logs = sorted(self.folder.glob("**/log"))
@@ -231,9 +235,11 @@ class Site:
 
     def _lose(self, middle: Machine, percent: float) -> None:
         """Lose packets of at most the wire's MTU, one by one: what crosses a veth pair else is up to 64 KiB long."""
-        for machine in (self.near, self.far):
-            done = machine.namespace.run(sys.executable, "-m", "sims.lab.bench_card", "eth0")
-            checked(done, "setting the offloads of eth0")
+        # The ports must not merge: what is lost would be a super-packet.
+        ends = [(self.near, "card", "eth0"), (self.far, "card", "eth0")]
+        for machine, kind, interface in [*ends, (middle, "port", "port0"), (middle, "port", "port1")]:
+            done = machine.namespace.run(sys.executable, "-m", "sims.lab.bench_card", kind, interface)
+            checked(done, f"setting the offloads of {interface}")
         rules = "".join(LOSS_RULES.format(port=port, per_million=round(percent * 1e4)) for port in ("port0", "port1"))
         checked(middle.namespace.run("nft", "-f", "-", stdin_text=rules), "nft")
 

@@ -10,11 +10,9 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from dht.certificate import Member
-from dht.ids import distance
 from ipop.bundle import Bundle
 from sims.lab.bench_site import LIMIT_S, Machine, Site
 from sims.lab.bench_table import OPENVPN, P2PVPN, RAW, RELAYED
@@ -262,21 +260,15 @@ def yggdrasil(site: Site) -> Tunnel:
 
 
 def issue_all(site: Site) -> dict[str, Path]:
-    """A bundle for each machine, by its name; the relay's node id is nearer to each end's than these to each other.
-
-    In a ring of three, greedy routing finds no other relay: the nearest two may be just those that can't reach each
-    other, and until such neighbours have a tunnel edge between them, neither passes its packets to the third.
-    """
+    """A bundle for each machine, by its name."""
     site.tool(COMMAND, "init", "bench", "--subnet", "10.77.0.0/16", "--dir", site.folder)
-    bundles = []
-    for number in range(3 if site.relay else 2):
-        bundle = site.folder / f"node{number}" / "bundle"
+    bundles = {}
+    for name in ("near", "far", *(["relay"] if site.relay else [])):
+        bundle = site.folder / f"node-{name}" / "bundle"
         bundle.parent.mkdir()
-        site.tool(COMMAND, "issue", bundle.parent.name, "--ca", site.folder / "bench.ca", "--out", bundle)
-        bundles.append(bundle)
-    near, far = max(combinations(bundles, 2), key=lambda pair: distance(member(pair[0]).id, member(pair[1]).id))
-    between = [bundle for bundle in bundles if bundle not in (near, far)]
-    return {"near": near, "far": far, **dict(zip(["relay"], between, strict=False))}
+        site.tool(COMMAND, "issue", name, "--ca", site.folder / "bench.ca", "--out", bundle)
+        bundles[name] = bundle
+    return bundles
 
 
 def member(bundle: Path) -> Member:
@@ -292,10 +284,10 @@ def p2pvpn(site: Site) -> Tunnel:
         bundle = bundles[machine.name]
         folder = bundle.parent
         words: list[str | Path] = ["up", bundle, "--listen", f"0.0.0.0:{PORT}"]
-        words += ["--state", folder / "state", "--control", folder / "control"]
+        words += ["--state", folder / "state", "--control", folder / "control", "--no-portmap", "--no-lan"]
         if bootstrap is not None:
             words += ["--bootstrap", f"{bootstrap.underlay}:{PORT}"]
-        node = LabNode(folder.name, machine.namespace, [COMMAND, *words], folder, [COMMAND])
+        node = LabNode(machine.name, machine.namespace, [COMMAND, *words], folder, [COMMAND])
         site.adopt(node.process)
         return node
 
@@ -311,8 +303,8 @@ def p2pvpn(site: Site) -> Tunnel:
         return next((str(peer["path"]) for peer in nodes[0].ask_json("peers") if peer["name"] == far.name), "")
 
     def settled() -> bool:
-        """the path to the far node is direct, or where there is none, leads over the relay"""
-        return path() in (("overlay", "proxy") if site.relay else ("direct",))
+        """the path to the far node is direct, or where there is none, a tunnel through the relay"""
+        return path() == ("proxy" if site.relay else "direct")
 
     def settle() -> None:
         wait_until(settled, PATH_LIMIT_S)

@@ -154,8 +154,17 @@ class Laboratory:
         if done.returncode != 0:
             raise LabError(f"p2pvpn {words[0]} failed: {done.stderr.strip()}")
 
-    def start(self, host: LabHost, *options: str, bootstraps: Sequence[str] | None = None) -> LabNode:
-        """Start `p2pvpn up` on a host; it knows what `bootstraps_of` says, unless told otherwise."""
+    def start(
+        self,
+        host: LabHost,
+        *options: str,
+        bootstraps: Sequence[str] | None = None,
+        finds: Sequence[str] = (),
+    ) -> LabNode:
+        """Start `p2pvpn up` on a host; it knows what `bootstraps_of` says, unless told otherwise.
+
+        It knows nothing else: of "portmap" and "lan" only those in `finds` are left on, for on one switch everybody
+        would find everybody."""
         if bootstraps is None:
             bootstraps = self.bootstraps_of(host)
         words: list[str | Path] = ["up", host.bundle, "--state", host.state, "--control", host.control]
@@ -163,6 +172,7 @@ class Laboratory:
             words += ["--listen", f"0.0.0.0:{host.port}"]
         for bootstrap in bootstraps:
             words += ["--bootstrap", bootstrap]
+        words += [f"--no-{way}" for way in ("portmap", "lan") if way not in finds]
         node = LabNode(host.name, host.namespace, [COMMAND, *words, *options], host.folder, [COMMAND])
         self._nodes.append(node)
         return node

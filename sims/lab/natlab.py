@@ -104,8 +104,14 @@ class NatLab(Laboratory):
                 found.append(f"[{other.underlay6}]:{other.port}")
         return found
 
-    def start(self, host: LabHost, *options: str, bootstraps: Sequence[str] | None = None) -> LabNode:
-        self.nodes[host.name] = super().start(host, *options, bootstraps=bootstraps)
+    def start(
+        self,
+        host: LabHost,
+        *options: str,
+        bootstraps: Sequence[str] | None = None,
+        finds: Sequence[str] = (),
+    ) -> LabNode:
+        self.nodes[host.name] = super().start(host, *options, bootstraps=bootstraps, finds=finds)
         return self.nodes[host.name]
 
     def start_all(self) -> None:

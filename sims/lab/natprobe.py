@@ -4,17 +4,19 @@
         probes.classify([lab.host("sym")])          # {"sym": NatBehaviour(...)}
         probes.punch([("port", "sym")])             # {("port", "sym"): False}
 
-`classify` finds mapping, filtering, port preservation and hairpinning as RFC 4787 names them, by the tests of RFC 5780;
-`punch` has two hosts send to where a third saw each other, and to where they then hear each other from (ICE's
-peer-reflexive candidates, RFC 8445 section 7.2.5.3). No p2pvpn is in it: this is what the network itself allows.
+`classify` finds mapping, filtering, port preservation and hairpinning as RFC 4787 names them; `punch` has two hosts
+send to where a third saw each other, and to where they then hear each other from. Both are `sims.nat_probe`, which
+judges simulated boxes too, over the product's real host. No p2pvpn is in it: this is what the network itself allows.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import select
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,10 +25,11 @@ from typing import Self
 
 from sims.lab.namespace import LabError, Namespace, end
 from sims.lab.natlab import NatLab
-from sims.lab.natprobe_end import LOCAL_PORT
 from sims.lab.site import NatHost
+from sims.nat_probe import NONCE_BYTES
 
 PUNCH_LIMIT_S = 4.0
+FIRST_PUNCH_PORT = 40_010
 ANSWER_LIMIT_S = 60.0
 
 
@@ -36,6 +39,9 @@ class Dependence(StrEnum):
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
     ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
+
+
+DEPENDENCES = dict(zip(("EI", "AD", "APD"), Dependence, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +59,18 @@ class Probes:
     """Two third parties on the laboratory's internet, and the programs on the hosts that ask them. A context."""
 
     def __init__(self, lab: NatLab) -> None:
-        self._lab = lab
+        self.lab = lab
         self._namespaces: list[Namespace] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._servers: list[tuple[str, str]] = []
         try:
             for number in range(2):
-                namespace = Namespace(f"probe server {number}")
-                self._namespaces.append(namespace)
-                self._servers.append(lab.internet.join(namespace))
-                lab.wait_for_wires()
-                read_line(self._spawn(namespace, "serve"))
+                self._namespaces.append(Namespace(f"probe server {number}"))
+                self._servers.append(lab.internet.join(self._namespaces[-1]))
+            lab.wait_for_wires()
+            (one4, one6), (other4, other6) = self._servers
+            for number, namespace in enumerate(self._namespaces):
+                read_line(self._spawn(namespace, "serve", str(number), one4, other4, one6, other6))
         except BaseException:
             self.close()
             raise
@@ -91,34 +98,30 @@ class Probes:
 
     def punch(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         """Whether the hosts of each pair, by name, could be made to hear each other. All pairs at once."""
-        ends = {}
-        for number, pair in enumerate(pairs):
-            hosts = [self._lab.host(name) for name in pair]
-            if (server := self._common_server(hosts)) is None:
-                continue
-            port = str(LOCAL_PORT + 10 + number)  # One for each pair: what a host's NAT has learnt must not count.
-            ends[pair] = [self._spawn(host.namespace, "punch", server, port, str(PUNCH_LIMIT_S)) for host in hosts]
-        for processes in ends.values():
-            seen = [read_line(process) for process in processes]
-            for process, peer in zip(processes, reversed(seen), strict=True):
-                assert process.stdin is not None
-                process.stdin.write(f"{peer}\n".encode())
-                process.stdin.flush()
-        heard = {pair: [read_line(process) for process in processes] for pair, processes in ends.items()}
-        return {pair: heard.get(pair) == ["heard", "heard"] for pair in pairs}
+        sessions = {pair: secrets.token_hex(NONCE_BYTES) for pair in pairs}
+        tasks: dict[str, list[str]] = {}
+        for number, (pair, session) in enumerate(sessions.items()):
+            for name in pair:
+                # A port for each pair: what a host's NAT has learnt must not count.
+                tasks.setdefault(name, []).append(f"{FIRST_PUNCH_PORT + number}={session}")
+        ends = [
+            self._spawn(self.lab.host(name).namespace, "punch", str(PUNCH_LIMIT_S), *self._servers[0], *words)
+            for name, words in tasks.items()
+        ]
+        for process in ends:
+            read_line(process)
+        for process in ends:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        heard = Counter(session for process in ends for session in json.loads(read_line(process)))
+        return {pair: heard[session] == len(pair) for pair, session in sessions.items()}
 
     def close(self) -> None:
         for process in self._processes:
             end(process)
         for namespace in self._namespaces:
             namespace.close()
-
-    def _common_server(self, hosts: Sequence[NatHost]) -> str | None:
-        """A server's address of a version of IP that all these hosts have; None when there is no such version."""
-        address4, address6 = self._servers[0]
-        if all(host.underlay4 for host in hosts):
-            return address4
-        return address6 if all(host.underlay6 for host in hosts) else None
 
     def _spawn(self, namespace: Namespace, *words: str) -> subprocess.Popen[bytes]:
         process = namespace.spawn(
@@ -144,7 +147,7 @@ def behaviour(line: str) -> NatBehaviour | None:
     """What `natprobe_end classify` printed."""
     if (found := json.loads(line)) is None:
         return None
-    mapping, filtering = Dependence(found.pop("mapping")), Dependence(found.pop("filtering"))
+    mapping, filtering = DEPENDENCES[found.pop("mapping")], DEPENDENCES[found.pop("filtering")]
     return NatBehaviour(mapping=mapping, filtering=filtering, **found)
 
 

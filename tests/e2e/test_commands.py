@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,9 +47,9 @@ def five() -> Iterator[Five]:
         asking = network.nodes[one]
 
         def connected() -> bool:
-            """the one that asks has an edge to the near one, and the way over the overlay to the far one"""
+            """the one that asks has a direct path to the near one, and a proxy to the far one"""
             paths = {peer["name"]: peer["path"] for peer in asking.ask_json("peers")}
-            return (paths.get(near), paths.get(other)) == ("direct", "overlay")
+            return (paths.get(near), paths.get(other)) == ("direct", "proxy")
 
         wait_until(connected, PATIENCE_S)
         yield Five(network.lab, asking, network.nodes[near], network.nodes[other], host)
@@ -75,25 +76,56 @@ def test_ping_finds_a_peer_by_name_and_by_address_and_names_the_path(five: Five)
     assert far.returncode == 0, far.stderr
     lines = far.stdout.strip().splitlines()
     assert len(lines) == 2
-    assert all("overlay" in line for line in lines), far.stdout
+    assert all("via proxy " in line for line in lines), far.stdout
     replies = [json.loads(line) for line in asking.ask("ping", five.far.name, "-c", "2", "--json").stdout.splitlines()]
-    assert [reply["path"] for reply in replies] == ["overlay", "overlay"]
+    assert [reply["path"] for reply in replies] == ["proxy", "proxy"]
+    others = {"alder", "birch", "cedar", "elder", "fir"} - {asking.name, five.far.name}
+    assert {reply["via"] for reply in replies} <= others
 
 
 def test_peers_and_why_name_the_path_of_each_peer(five: Five) -> None:
     asking = five.asking
     paths = {peer["name"]: peer["path"] for peer in asking.ask_json("peers")}
-    assert (paths[five.near.name], paths[five.far.name]) == ("direct", "overlay")
+    assert (paths[five.near.name], paths[five.far.name]) == ("direct", "proxy")
     why = asking.ask_json("why", five.far.name)
     assert set(why) >= WHY_FIELDS
-    assert (why["path"], bool(why["reason"])) == ("overlay", True)
+    assert (why["path"], bool(why["reason"]), bool(why["via"])) == ("proxy", True, True)
 
 
-@pytest.mark.parametrize("command", [["status"], ["peers"], ["why", "FAR"], ["ping", "FAR", "-c", "1"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["peers"],
+        ["why", "FAR"],
+        ["ping", "FAR", "-c", "1"],
+        ["ping", "FAR", "--timeout", "2"],
+        ["shortcuts"],
+        ["proxies"],
+        ["netcheck"],
+    ],
+)
 def test_every_command_speaks_to_people_too(five: Five, command: list[str]) -> None:
     done = five.asking.ask(*(five.far.name if word == "FAR" else word for word in command))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+def test_what_is_known_of_paths_is_told_to_programs(five: Five) -> None:
+    check = five.asking.ask_json("netcheck")
+    assert {"udp", "ipv4", "ipv6", "port_mapping", "keepalive_s", "relay", "nearest"} <= set(check)
+    assert check["udp"] is True
+    assert {"used", "willing", "carried"} <= set(five.asking.ask_json("proxies"))
+    assert five.asking.ask("ping", five.far.name, "-c", "1").returncode == 0  # traffic, and so a wish for a shortcut
+    deadline = time.monotonic() + PATIENCE_S
+    while five.far.name not in (shortcuts := {each["peer"]: each for each in five.asking.ask_json("shortcuts")}):
+        assert time.monotonic() < deadline, shortcuts
+        time.sleep(0.2)
+    why = five.asking.ask_json("why", five.far.name)
+    assert why["path"] != "direct"  # no packet passes between the two
+    assert why["not_direct"]
+    assert {"ipv4", "ipv6"} == set(why["local_nat"])
+    assert [candidate["side"] for candidate in why["candidates"]].count("local") >= 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +149,7 @@ def test_a_command_that_fails_says_so_in_its_exit_code(five: Five, command: list
 
 
 def test_commands_without_a_running_node_fail_in_one_line(five: Five) -> None:
-    for command in (["status"], ["peers"], ["ping", "alder"], ["why", "alder"], ["down"]):
+    for command in (["status"], ["peers"], ["ping", "alder"], ["why", "alder"], ["netcheck"], ["down"]):
         done = five.lab.p2pvpn(*command, "--control", five.lab.folder / "nobody-listens")
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
