@@ -54,6 +54,7 @@ figures:
 	$(PYTHON) -m sims.figures lookups --nodes 1000 $(if $(MATRIX),--matrix $(MATRIX))
 	$(PYTHON) -m sims.figures idle --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
 	$(PYTHON) -m sims.figures cold --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
+	$(PYTHON) -m sims.figures routability --nodes 200 $(if $(MATRIX),--matrix $(MATRIX))
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
 # The simulated worlds with many more seeds than `make test` takes.

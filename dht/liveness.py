@@ -2,6 +2,7 @@
 
     quiet -> (something that calls for an answer had none for SUSPECT_AFTER_S, or the edge's interval is over)
           -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
+    wanted by neither end -> lapsed before NATs forget it
 
 One tick a node, not one timer a peer. Also notices that the machine slept: the clock jumps between two ticks.
 """
@@ -20,7 +21,9 @@ PROBES = 3
 MIN_PROBE_S = 0.4
 ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
 EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
-PASSIVE_S = 70.0  # an edge that the other end alone wants is given up when two of its keepalives are missing
+# An edge that this end doesn't want is given up when it may lead nowhere, for a NAT may have forgotten it: the other
+# end, had it wanted it, would have asked three times by now. So no interval may be longer than EDGE_S.
+LAPSE_S = 30.0
 IDLE_PEER_S = 300.0  # a session without an edge and without traffic
 SLEPT_S = 15.0
 
@@ -103,7 +106,7 @@ class Liveness:
             return
         interval_s = self.interval_s(peer)
         if interval_s is None:
-            if silent_s > PASSIVE_S:
+            if silent_s > LAPSE_S:
                 self.lost(peer, False)
         elif silent_s >= interval_s:
             self.probe(peer)

@@ -36,6 +36,7 @@ class Router:
     def next_hop(self, target: int, mode: Mode) -> Peer | None:
         """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
         best: Peer | None = None
+        doubtful: Peer | None = None
         # A node that has not joined owns no part of the ring: it is never the nearest.
         best_distance = distance(self._me, target) if self.joined() else RING
         best_id = self._me
@@ -43,13 +44,16 @@ class Router:
             if peer.path is None or not peer.up:
                 continue
             if peer.id == target and (peer.joined or mode == Mode.EXACT):
-                return peer
+                if not peer.suspect:
+                    return peer
+                doubtful = peer  # only if nobody else leads nearer
+                continue
             if not peer.joined or peer.suspect:
                 continue
             away = distance(peer.id, target)
             if away < best_distance or (away == best_distance and closer(target, peer.id, best_id)):
                 best, best_distance, best_id = peer, away, peer.id
-        return best
+        return best or doubtful
 
     def send(self, mode: Mode, content: Content, target: int, payload: bytes) -> None:
         """Send a packet of this node's own on its way; it may end here."""

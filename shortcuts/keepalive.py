@@ -4,19 +4,19 @@
     ENOUGH_HELD idle times as long as the interval survived -> GROWTH times the interval, well below what was lost
 
 Begins below the 30 s after which common NATs forget a mapping, though RFC 4787 (REQ-5) asks them to keep it for two
-minutes. It never grows beyond half of what the far end of an edge waits before it gives that up (`PASSIVE_S`), so that
-one keepalive may be lost; to save more traffic than that is not worth broken paths. Pure.
+minutes. It never grows beyond what the far end of an edge waits before it gives that up (`LAPSE_S`) less the time for
+three probes; to save more traffic than that is not worth broken paths. Pure.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from dht.liveness import EDGE_S, PASSIVE_S
+from dht.liveness import EDGE_S, LAPSE_S
 
 START_INTERVAL_S: Final = EDGE_S
 MIN_INTERVAL_S: Final = 8.0
-MAX_INTERVAL_S: Final = PASSIVE_S / 2.0 - 2.0
+MAX_INTERVAL_S: Final = LAPSE_S - 2.0
 SHORTEST_IDLE_S: Final = 5.0  # what is lost sooner was not lost for being idle
 ENOUGH_HELD: Final = 200
 ALIKE: Final = 0.9  # an idle time counts for the interval from this share of it

@@ -5,6 +5,7 @@
     python -m sims.figures cold --nodes 100 --matrix FILE         first packet to first reply, nothing cached
     python -m sims.figures vivaldi --nodes 490 --matrix FILE      how well coordinates predict round trips
     python -m sims.figures proxies --nodes 490 --matrix FILE      how near the chosen proxy is, of pairs without a path
+    python -m sims.figures routability --nodes 200 --seeds 3      who reaches whom where 30 or 40 % of links are broken
 
 FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
 apart. Product nodes with real cryptography; one seed gives one run.
@@ -37,11 +38,13 @@ from sims.engine import START, Engine
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
 from sims.proxies import SYMMETRIC, proxied, summary
+from sims.routability import measure
 from sims.world import World
 
 GAP_S = 0.1  # between two nodes that start while a world grows
 LOOKUPS = 2000
 JOINS = 40
+BROKEN = (0.3, 0.4)  # of links, where routability is measured
 
 
 def members(count: int, seed: int) -> list[Identity]:
@@ -174,6 +177,20 @@ class VpnWorld:
         self.taps[source].inject(wrap(packet, mac_for(theirs), mac_for(ours)))
 
 
+def routability(nodes: int, latency: Latency, seed: int, broken: float) -> str:
+    """What became of one ring with broken links, in a line."""
+    found = measure(members(nodes, seed), latency, seed, broken)
+    whole = "never whole" if found.whole_s is None else f"whole {found.whole_s:.0f} s after the last start"
+    load = max(found.circuits) / max(1e-9, statistics.mean(found.circuits))
+    return (
+        f"{broken:.0%} of links broken, seed {seed}: {found.walked:.2%} of pairs reach each other, "
+        f"{found.pinged:.2%} of pings answered; hops {statistics.mean(found.hops):.2f}, "
+        f"ping {quantiles(found.rtt_ms)} ms; join {quantiles(found.join_s)} s; {whole}; "
+        f"{found.tunnels} of {found.edges} edges are tunnels; circuits a node: "
+        f"mean {statistics.mean(found.circuits):.1f}, most {max(found.circuits)} ({load:.1f} times the mean)"
+    )
+
+
 def quantiles(values: Sequence[float]) -> str:
     ordered = sorted(values)
     p90, p99 = ordered[int(len(ordered) * 0.9)], ordered[int(len(ordered) * 0.99)]
@@ -182,10 +199,11 @@ def quantiles(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
-    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi", "proxies"))
+    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi", "proxies", "routability"))
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3, help="of routability: how many, from --seed on")
     asked = parser.parse_args()
     latency = latency_from(asked.matrix)
     print(f"{asked.nodes} nodes, seed {asked.seed}, {asked.matrix or 'all pairs 100 ms apart'}")
@@ -210,6 +228,11 @@ def main() -> None:
         print(f"relative error of all pairs after {ROUNDS} rounds, %: {quantiles(told)}")
         print(f"from stable coordinates, %: {quantiles(stable)}")
         print(f"a joiner's median error after {JOIN_SAMPLES} samples, %: {quantiles(joiners)}")
+        return
+    if asked.figure == "routability":
+        for broken in BROKEN:
+            for seed in range(asked.seed, asked.seed + asked.seeds):
+                print(routability(asked.nodes, latency, seed, broken), flush=True)
         return
     vpn = VpnWorld(asked.nodes, latency, asked.seed)
     if asked.figure == "idle":

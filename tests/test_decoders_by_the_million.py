@@ -12,21 +12,44 @@ from random import Random
 
 import pytest
 
-from dht import hello
+from dht import hello, stun
 from dht.certificate import read_certificate
 from dht.contact import Contact
 from dht.cookie import CookieReply
+from dht.coordinate import Coordinate
 from dht.envelope import Envelope
 from dht.errors import BadDatagram
 from dht.fragments import Reassembly, cut
 from dht.handshake import Initiation, Payload, Received
 from dht.host import Endpoint
 from dht.ids import key_of
-from dht.messages import Find, Found, Kind, Message, Neighbors, Pong, Store, pack_control, split_control
+from dht.messages import (
+    Find,
+    Found,
+    Kind,
+    Message,
+    Neighbors,
+    Pong,
+    Store,
+    TunnelClosed,
+    TunnelGranted,
+    TunnelOffer,
+    TunnelRefused,
+    TunnelRequest,
+    pack_control,
+    split_control,
+)
 from dht.packing import Fields, pack, unpack
+from dht.path import TUNNELLED
 from dht.records import Record
+from dht.tunnels import split_tunnelled
 from ipop.ethernet import BadFrame, ip_ends, ipv4_packet, ipv6_packet, unwrap, wrap
 from ipop.neighbor import Segment, answer, mac_for
+from shortcuts import portmap_wire
+from shortcuts.candidates import Candidate, CandidateKind
+from shortcuts.lan_wire import NONCE_BYTES, PLAINTEXT_BYTES, LanAnswer, LanCipher, LanQuestion
+from shortcuts.messages import Offer
+from shortcuts.nat import Answer, Filtering, Mapping, Nat
 from tests.identities import START_S, make_identities
 
 CASES = int(os.environ.get("P2PVPN_MILLION", "1000000"))
@@ -35,12 +58,20 @@ RNG = Random(SEED)
 ONE, OTHER = make_identities(2, SEED)
 NETWORK = ONE.network
 CONTACT = Contact(ONE.member.id, ONE.static_public, (Endpoint("192.0.2.1", 7), Endpoint("2001:db8::1", 8)))
+CANDIDATES = [Candidate(CandidateKind.HOST, endpoint) for endpoint in CONTACT.endpoints]
+NAT = Nat(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, Answer.NO, Answer.YES)
 MESSAGES: list[Message] = [
     Find(key_of("a")),
     Found((CONTACT, CONTACT), 3),
     Neighbors(True, CONTACT, (CONTACT,), (CONTACT, CONTACT)),
     Pong(True, Endpoint("192.0.2.1", 7), 2),
     Store(key_of("a"), b"record", True),
+    TunnelRequest(CONTACT, True),
+    TunnelGranted(7),
+    TunnelRefused(2),
+    TunnelOffer(ONE.member.id, 7),
+    TunnelClosed(7),
+    Offer(bytes(8), tuple(CANDIDATES), NAT, Nat()),
 ]
 RECORD = Record.sign(ONE, "name", b"value", 1, int(START_S) + 3600)
 PAYLOAD = Payload(ONE.member.certificate, ONE.static_signature, 1, 2, True, 0, Endpoint("192.0.2.1", 7), True, START_S)
@@ -78,11 +109,44 @@ def read_fragment(data: bytes) -> None:
     Reassembly().add(data, START_S)
 
 
+CIPHER = LanCipher(NETWORK)
+LAN = [
+    CIPHER._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
+    for sealed in (
+        CIPHER.seal(LanQuestion(ONE.member.id, 5, bytes(12), True), bytes(12)),
+        CIPHER.seal(LanAnswer(6, bytes(12), CONTACT), bytes(12)),
+    )
+]
+
+
+def read_lan(plaintext: bytes) -> None:
+    """A member's own nonsense: outsiders' ends at the seal."""
+    padded = plaintext[:PLAINTEXT_BYTES].ljust(PLAINTEXT_BYTES, b"\0")
+    CIPHER.open(bytes(NONCE_BYTES) + CIPHER._cipher.encrypt(bytes(NONCE_BYTES), padded, None))
+
+
+def stun_response() -> bytes:
+    said = stun.StunResponder(on=True).answer(stun.request(bytes(12)), CONTACT.endpoints[0], START_S)
+    assert said is not None
+    return said
+
+
+def read_stun_request(datagram: bytes) -> None:
+    stun.StunResponder(on=True).answer(datagram, CONTACT.endpoints[0], START_S)
+
+
+# RFC 6886: an address, a mapping, a refusal.
+PMP = [
+    bytes((0, 128, 0, 0)) + (9).to_bytes(4, "big") + bytes((192, 0, 2, 1)),
+    bytes((0, 129, 0, 0)) + (9).to_bytes(4, "big") + bytes((27, 88, 27, 88, 0, 0, 14, 16)),
+    bytes((0, 129, 0, 2)) + (9).to_bytes(4, "big") + bytes(8),
+]
+
 # What it reads, true encodings, and its share of the cases: a decoder that proves signatures gets fewer.
 DECODERS: dict[str, tuple[Callable[[bytes], object], list[bytes], float]] = {
-    "msgpack": (unpack, [pack({0: [1, b"x", "y"], 1: {2: None, 3: 1.5}}), *(pack(m.fields()) for m in MESSAGES)], 0.25),
-    "control": (read_control, [pack_control(message, Kind.ASK, 9) for message in MESSAGES], 0.22),
-    "contact": (Contact.parse, [CONTACT.pack()], 0.1),
+    "msgpack": (unpack, [pack({0: [1, b"x", "y"], 1: {2: None, 3: 1.5}}), *(pack(m.fields()) for m in MESSAGES)], 0.2),
+    "control": (read_control, [pack_control(message, Kind.ASK, 9) for message in MESSAGES], 0.2),
+    "contact": (Contact.parse, [CONTACT.pack()], 0.06),
     "endpoint": (Endpoint.parse, [endpoint.pack() for endpoint in CONTACT.endpoints], 0.06),
     "envelope": (Envelope.parse, [Envelope(9, 0, 1, 2, 3, b"payload").pack()], 0.05),
     "fragment": (read_fragment, cut(bytes(3000), 5), 0.05),
@@ -91,6 +155,14 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], list[bytes], float]] = {
     "packet": (ip_ends, PACKETS, 0.05),
     "frame": (unwrap, FRAMES, 0.05),
     "neighbor": (read_neighbor, [QUESTION], 0.04),
+    "coordinate": (Coordinate.parse, [Coordinate(12.0, -7.0, 3.0, 0.4).pack()], 0.01),
+    "candidate": (Candidate.parse, [candidate.pack() for candidate in CANDIDATES], 0.03),
+    "nat": (Nat.parse, [NAT.pack()], 0.01),
+    "tunnelled": (split_tunnelled, [bytes((TUNNELLED, 0, 0, 0)) + bytes(40)], 0.01),
+    "stun request": (read_stun_request, [stun.request(bytes(12))], 0.01),
+    "stun response": (lambda data: stun.read_response(data, bytes(12)), [stun_response()], 0.01),
+    "port mapping": (portmap_wire.read, PMP, 0.02),
+    "link": (read_lan, LAN, 0.01),
     "record": (lambda data: Record.parse(NETWORK, data, START_S), [RECORD.raw], 0.015),
     "certificate": (lambda data: read_certificate(NETWORK, data, START_S), [ONE.member.certificate], 0.01),
     "hello": (lambda data: hello.read_request(NETWORK, data, START_S), [hello.ask(ONE, 1, bytes(12))], 0.01),

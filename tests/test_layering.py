@@ -46,6 +46,7 @@ SHELLS = {
     "sims.engine",
     "sims.figures",
     "sims.proxies",
+    "sims.routability",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)
