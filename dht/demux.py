@@ -88,7 +88,8 @@ class Demux:
                 one(bytes(buffer[start : start + size]))
         elif not self.relay.forward(buffer, size, source):
             try:
-                tunnel, _ = self.tunnels.end(int.from_bytes(buffer[4:8], "big"), source)
+                label, _ = split_tunnelled(bytes(buffer[: min(size, len(buffer))]))
+                tunnel, _ = self.tunnels.end(label, source)
             except StaleDatagram:
                 self._counters["stale_datagram"] += -(-len(buffer) // size)
             except BadDatagram as refusal:
@@ -240,8 +241,8 @@ class Demux:
             case 0x14:
                 self.sessions.receive(datagram, path, hops)
             case 0x17 if isinstance(path, Endpoint):
-                label, inner = split_tunnelled(datagram)
-                if not self.relay.forward(datagram, len(datagram), path):
+                if not self.relay.forward(memoryview(bytearray(datagram)), len(datagram), path):
+                    label, inner = split_tunnelled(datagram)
                     tunnel, far_id = self.tunnels.end(label, path)
                     self._take(inner, tunnel, far_id, 1)
             case 0x11:

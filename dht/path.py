@@ -1,9 +1,9 @@
 """The ways from this node to a peer: a direct endpoint, or a tunnel through one relay. None stands for the overlay.
 
-A tunnel's datagrams carry the label that its relay gave it, the same on both sides, so that the relay passes them on
-as they came:
+A tunnel's datagrams carry the label that its relay gave it, the same on both sides, so that the relay passes batches on
+as they came, but for a mark that they were relayed. Nobody relays what bears the mark, so nothing goes round in circles:
 
-    0x17 | 3 zero | label (4) | a datagram of the two ends
+    0x17 | 1 once relayed, else 0 | 2 zero | label (4) | a datagram of the two ends
 
 Both legs of a tunnel are direct: there is never a tunnel within a tunnel. Values only; `dht.tunnels` opens tunnels.
 Source: Brunet's tunnel edges, of which two relayed halves are refused (Ganguly et al., HPDC 2008).
@@ -19,6 +19,7 @@ from dht.ids import ID_BYTES, id_bytes, short
 
 TUNNELLED: Final = 0x17
 TUNNEL_HEADER_BYTES: Final = 8
+RELAYED_AT: Final = 1  # where the mark is
 
 
 class Tunnel(NamedTuple):

@@ -27,6 +27,7 @@ from dht.messages import (
     TunnelRefused,
     TunnelRequest,
 )
+from dht.path import RELAYED_AT
 from dht.peer import Peer
 from dht.sessions import Sessions
 
@@ -88,11 +89,11 @@ class Relay:
         for circuit in self.circuits:
             self._close(circuit)
 
-    def forward(self, buffer: bytes | memoryview, size: int, source: Endpoint) -> bool:
-        """Pass on datagrams of `size` bytes each (the last may be shorter), all with the same label. False when the
-        label is none of this relay's."""
+    def forward(self, buffer: memoryview, size: int, source: Endpoint) -> bool:
+        """Pass on datagrams of `size` bytes each (the last may be shorter), all with the same header, which is marked.
+        False when they have been relayed already, or their label is none of this relay's."""
         circuit = self._circuits.get(int.from_bytes(buffer[4:8], "big"))
-        if circuit is None:
+        if circuit is None or buffer[RELAYED_AT]:
             return False
         there = circuit.other if circuit.one.path == source else circuit.one
         here = circuit.one if there is circuit.other else circuit.other
@@ -103,6 +104,7 @@ class Relay:
             self._counters["tunnel_over_rate"] += 1
         else:
             circuit.octets += len(buffer)
+            buffer[RELAYED_AT::size] = b"\x01" * -(-(len(buffer) - RELAYED_AT) // size)
             # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
             self._host.send_run(to, buffer, size, self._host.received_class)
         return True

@@ -25,7 +25,7 @@ from dht.messages import (
     TunnelRefused,
     TunnelRequest,
 )
-from dht.path import TUNNEL_HEADER_BYTES, Tunnel
+from dht.path import RELAYED_AT, TUNNEL_HEADER_BYTES, Tunnel
 from dht.peer import Peer
 from dht.relay import Refusal
 from dht.sessions import Sessions
@@ -179,9 +179,11 @@ class Tunnels:
 
 
 def split_tunnelled(datagram: bytes) -> tuple[int, bytes]:
-    """The label and the datagram within. Raises BadDatagram."""
-    if len(datagram) <= TUNNEL_HEADER_BYTES or datagram[1:4] != bytes(3):
+    """The label and the datagram within, of one that was relayed once. Raises BadDatagram."""
+    if len(datagram) <= TUNNEL_HEADER_BYTES or datagram[RELAYED_AT] > 1 or datagram[2:4] != bytes(2):
         raise BadDatagram("a tunnel's datagram without what belongs inside")
+    if not datagram[RELAYED_AT]:
+        raise StaleDatagram("a tunnel's datagram that is to be relayed, and has no circuit here")
     return int.from_bytes(datagram[4:8], "big"), datagram[TUNNEL_HEADER_BYTES:]
 
 
