@@ -3,7 +3,8 @@
     question: 0 | transaction (8)        answer: 1 | transaction (8) | our endpoint as seen, when the path is direct
 
 A check travels inside the peers' session, so only they can ask and answer, and it is answered on the very path it came
-by: an answer proves both directions. It never changes which path is in use; who asks decides that.
+by: an answer proves both directions. It never changes which path is in use; who asks decides that. An answer that
+comes after its asker has given up still proves the path, and how slow it is.
 Source: ICE (RFC 8445), section 7, without its roles: the session already says who is who.
 """
 
@@ -21,8 +22,10 @@ from dht.peer import Peer
 from dht.sessions import Sessions
 
 CHECK_TIMEOUT_S = 1.0
-MAX_PENDING = 2048
+LATE_S = 4.0  # an answer counts for so long after the question
+MAX_PENDING = 4096
 MAX_PENDING_A_PEER = 64
+VITAL_A_PEER = 16  # beyond that, for the path in use: nobody may keep us from checking it
 _QUESTION, _ANSWER = 0, 1
 _TRANSACTION_BYTES = 8
 _CHECK = bytes((Inner.CHECK,))
@@ -46,6 +49,7 @@ class _Pending:
     sent_at: float
     done: Done
     timer: Timer
+    late: bool = False  # who asked has been told that there was no answer
 
 
 class Checks:
@@ -59,20 +63,25 @@ class Checks:
         self.heard: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.answered: Callable[[Peer, Path | None, Checked], None] = lambda peer, path, checked: None
 
-    def check(self, peer: Peer, path: Path | None, done: Done, timeout_s: float = CHECK_TIMEOUT_S) -> None:
-        """Send one question by `path` (None: over the overlay); `done` gets the answer, or None after `timeout_s`."""
+    def check(
+        self, peer: Peer, path: Path | None, done: Done, timeout_s: float = CHECK_TIMEOUT_S, *, vital: bool = False
+    ) -> bool:
+        """Send one question by `path` (None: over the overlay); `done` gets the answer, or None after `timeout_s`.
+        False, and nothing follows, when there are too many already; a `vital` one, for the path in use, has room of
+        its own."""
         if self._stopped:
-            return
-        if len(self._pending) >= MAX_PENDING or self._of_peer[peer.id] >= MAX_PENDING_A_PEER:
+            return False
+        room = MAX_PENDING_A_PEER + VITAL_A_PEER * vital
+        if self._of_peer[peer.id] >= room or (len(self._pending) >= MAX_PENDING and not vital):
             self._counters["checks_refused"] += 1
-            self._host.call_later(0.0, lambda: done(None))
-            return
+            return False
         transaction = self._host.rng.getrandbits(64)
         timer = self._host.call_later(timeout_s, lambda: self._give_up(transaction))
         self._pending[transaction] = _Pending(peer, path, self._host.now(), done, timer)
         self._of_peer[peer.id] += 1
         question = _CHECK + bytes((_QUESTION,)) + transaction.to_bytes(_TRANSACTION_BYTES, "big")
         self._sessions.send_by(peer, path, question)
+        return True
 
     def received(self, peer: Peer, body: bytes, path: Path | None) -> None:
         """Handle a check that came by `path`. Raises BadDatagram."""
@@ -111,12 +120,20 @@ class Checks:
         self._forget(transaction)
         checked = Checked(self._host.now() - pending.sent_at, observed)
         self.answered(peer, path, checked)
-        pending.done(checked)
+        if not pending.late:
+            pending.done(checked)
 
     def _give_up(self, transaction: int) -> None:
         pending = self._pending.get(transaction)
-        if pending is not None:
+        if pending is None:
+            return
+        left_s = pending.sent_at + LATE_S - self._host.now()
+        if pending.late or left_s <= 0 or self._of_peer[pending.peer.id] > MAX_PENDING_A_PEER // 2:
             self._forget(transaction)
+        else:
+            pending.timer = self._host.call_later(left_s, lambda: self._give_up(transaction))
+        if not pending.late:
+            pending.late = True
             pending.done(None)
 
     def _forget(self, transaction: int) -> None:

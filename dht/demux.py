@@ -22,11 +22,11 @@ from dht.envelope import HEADER_BYTES, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram, StaleDatagram
 from dht.host import Endpoint, Host
 from dht.messages import NoSession
-from dht.path import TUNNEL_HEADER_BYTES, TUNNELLED, Path
+from dht.path import TUNNEL_HEADER_BYTES, TUNNELLED, Path, Tunnel
 from dht.peer import Peer
 from dht.session import TRANSPORT
 from dht.sessions import UnknownSession
-from dht.tunnels import split_tunnelled
+from dht.tunnels import read_tunnelled
 
 if TYPE_CHECKING:
     from dht.acquaintances import Acquaintances
@@ -88,8 +88,7 @@ class Demux:
                 one(bytes(buffer[start : start + size]))
         elif not self.relay.forward(buffer, size, source):
             try:
-                label, _ = split_tunnelled(bytes(buffer[: min(size, len(buffer))]))
-                tunnel, _ = self.tunnels.end(label, source)
+                tunnel, _ = self._tunnel(bytes(buffer[: min(size, len(buffer))]), source)
             except StaleDatagram:
                 self._counters["stale_datagram"] += -(-len(buffer) // size)
             except BadDatagram as refusal:
@@ -242,9 +241,8 @@ class Demux:
                 self.sessions.receive(datagram, path, hops)
             case 0x17 if isinstance(path, Endpoint):
                 if not self.relay.forward(memoryview(bytearray(datagram)), len(datagram), path):
-                    label, inner = split_tunnelled(datagram)
-                    tunnel, far_id = self.tunnels.end(label, path)
-                    self._take(inner, tunnel, far_id, 1)
+                    tunnel, far_id = self._tunnel(datagram, path)
+                    self._take(datagram[TUNNEL_HEADER_BYTES:], tunnel, far_id, 1)
             case 0x11:
                 self.handshakes.initiation(datagram, path, via)
             case 0x12:
@@ -259,6 +257,14 @@ class Demux:
                 self.acquaintances.reply(datagram, path)
             case kind:
                 raise BadDatagram(f"no datagram of ours begins with {kind}")
+
+    def _tunnel(self, datagram: bytes, source: Endpoint) -> tuple[Tunnel, int]:
+        """The tunnel that a datagram, which this node did not relay, ends in here. Raises BadDatagram."""
+        label, relayed = read_tunnelled(datagram)
+        if not relayed:
+            self.relay.unknown(label, source)
+            raise StaleDatagram(f"no circuit has label {label:08x}")
+        return self.tunnels.end(label, source)
 
     def _refuse(self, refusal: BadDatagram, source: Path | None) -> None:
         self._counters["bad_datagram"] += 1

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from dht.budget import Budget
 from dht.contact import Contact
 from dht.handshakes import Handshakes
 from dht.host import Endpoint, Host, Timer
@@ -36,23 +37,6 @@ DIAL_BURST = 150.0
 ASKED_DIALS_PER_S = 2.0
 ASKED_DIAL_BURST = 20.0
 MAX_SHUNNED = 1024
-
-
-class Budget:
-    """A token bucket: `rate_per_s` in the long run, `burst` at once."""
-
-    def __init__(self, rate_per_s: float, burst: float, now: float) -> None:
-        self._rate_per_s, self._burst = rate_per_s, burst
-        self._tokens, self._since = burst, now
-
-    def take(self, now: float) -> bool:
-        """Use up one token, when there is one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._since) * self._rate_per_s)
-        self._since = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -217,7 +201,11 @@ class Linker:
                 self._counters["tunnels_opened"] += 1
                 self._handshakes.begin(contact, (tunnel,), lambda peer, reason: self._tunnelled(linking))
 
-        self.tunnels.open(contact, relays, opened)
+        def another(tunnel: Tunnel) -> None:
+            if self._edge(contact.id) is None and not self._stopped:
+                self._handshakes.begin(contact, (tunnel,))
+
+        self.tunnels.open(contact, relays, opened, another)
 
     def _tunnelled(self, linking: _Linking) -> None:
         linking.tunnelling = False

@@ -85,7 +85,6 @@ class Parts:
         self.sessions.renew = self.handshakes.renew
         self.handshakes.joined = lambda: near.joined
         self.handshakes.ping = self.liveness.probe
-        self.handshakes.restarted = near.restarted
         self.handshakes.observed = self.reach.observed
         self.router.joined = lambda: near.joined
         self.pings.standing = near.standing
@@ -97,12 +96,14 @@ class Parts:
         self.acquaintances.start(bootstraps)
         self.reach.start()
         self.relay.start()
+        self.tunnels.start()
 
     def stop(self) -> None:
         """Cancel every timer and save whom we know. Nothing is sent."""
         for part in (self.acquaintances, self.near, self.fingers, self.liveness, self.replicas, self.handshakes):
             part.stop()
         self.relay.stop()
+        self.tunnels.stop()
         self.checks.stop()
         self.exchange.stop()
         self.linker.stop()

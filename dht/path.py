@@ -1,7 +1,7 @@
 """The ways from this node to a peer: a direct endpoint, or a tunnel through one relay. None stands for the overlay.
 
 A tunnel's datagrams carry the label that its relay gave it, the same on both sides, so that the relay passes batches on
-as they came, but for a mark that they were relayed. Nobody relays what bears the mark, so nothing goes round in circles:
+as they came, but for a mark that they were relayed. Nobody relays what bears the mark, so nothing goes in circles:
 
     0x17 | 1 once relayed, else 0 | 2 zero | label (4) | a datagram of the two ends
 

@@ -111,6 +111,10 @@ class Peer:
         """Where the peer is, when the path in use is direct."""
         return endpoint_of(self.path)
 
+    def is_at(self, endpoint: Endpoint) -> bool:
+        """Whether the peer is known to send from there: by the path in use, or by another one lately proven."""
+        return endpoint == self.path or endpoint in self.paths
+
     def came_by(self, path: Path, now: float) -> bool:
         """Note a packet that proved itself; whether this path was known before."""
         known = self.paths.pop(path, None) is not None

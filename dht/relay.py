@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from dht.budget import Budget
 from dht.contact import Contact
 from dht.exchange import Exchange, Incoming, Way
 from dht.host import Endpoint, Host, Timer
@@ -36,6 +37,9 @@ MAX_CIRCUITS_A_MEMBER = 48
 IDLE_S = 150.0  # an idle edge is pinged every 27 s, a spare path is checked about as often
 SWEEP_S = 30.0
 BURST_S = 0.25  # of the byte rate, at once
+MAX_ASKED_A_MEMBER = 8  # requests of one member that wait for the far end
+CORRECTIONS_PER_S = 5.0
+CORRECTION_BURST = 20.0
 
 
 class Refusal(IntEnum):
@@ -70,6 +74,8 @@ class Relay:
         self._of_member: Counter[int] = Counter()
         self._timer: Timer | None = None
         self._tokens, self._tokens_at = 0.0, host.now()
+        self._corrections = Budget(CORRECTIONS_PER_S, CORRECTION_BURST, host.now())
+        self._asking: Counter[int] = Counter()  # by node id: its requests that have no answer yet
         self.willing = True
         self.rate_bytes_per_s = 0.0
         self.max_circuits = MAX_CIRCUITS
@@ -79,6 +85,10 @@ class Relay:
     @property
     def circuits(self) -> list[Circuit]:
         return list(self._circuits.values())
+
+    def carries(self, node_id: int) -> bool:
+        """Whether a circuit ends at this node, so that its edge must be kept."""
+        return self._of_member[node_id] > 0
 
     def start(self) -> None:
         self._timer = self._host.call_later(SWEEP_S * self._host.rng.uniform(0.5, 1.0), self._sweep)
@@ -95,10 +105,11 @@ class Relay:
         circuit = self._circuits.get(int.from_bytes(buffer[4:8], "big"))
         if circuit is None or buffer[RELAYED_AT]:
             return False
-        there = circuit.other if circuit.one.path == source else circuit.one
+        # Each end chooses by which of its paths it sends, and need not choose as we do.
+        there = circuit.other if circuit.one.is_at(source) else circuit.one
         here = circuit.one if there is circuit.other else circuit.other
         to = there.path
-        if here.path != source or not isinstance(to, Endpoint):
+        if not here.is_at(source) or not isinstance(to, Endpoint):
             self._counters["tunnel_wrong_source"] += 1
         elif not self._within_rate(len(buffer)):
             self._counters["tunnel_over_rate"] += 1
@@ -108,6 +119,14 @@ class Relay:
             # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
             self._host.send_run(to, buffer, size, self._host.received_class)
         return True
+
+    def unknown(self, label: int, source: Endpoint) -> None:
+        """A datagram was to be relayed by a circuit that is not there (any more): tell its sender, if it is an edge."""
+        if self._corrections.take(self._host.now()):
+            for peer in self._sessions.edges():
+                if peer.up and peer.is_at(source):
+                    self._exchange.tell(peer, TunnelClosed(label))
+                    return
 
     def gone(self, peer: Peer) -> None:
         """An edge of this node is gone, or no longer direct: so are its circuits."""
@@ -131,19 +150,33 @@ class Relay:
             self._counters["tunnel_refused_busy"] += 1
             return TunnelRefused(Refusal.BUSY)
         far = self._sessions.peers.get(target.id)
-        if far is not None and far.up and isinstance(far.path, Endpoint):
-            self._offer(incoming, asker, far)
-        elif not message.dial:
+        has_edge = far is not None and far.up and isinstance(far.path, Endpoint)
+        if not has_edge and not message.dial:
             return TunnelRefused(Refusal.NO_EDGE)
+        if self._asking[asker.id] >= MAX_ASKED_A_MEMBER:
+            self._counters["tunnel_refused_busy"] += 1
+            return TunnelRefused(Refusal.BUSY)
+        self._asking[asker.id] += 1
+        if far is not None and has_edge:
+            self._offer(incoming, asker, far)
         else:
             self.link(target, lambda peer: self._linked(incoming, asker, peer))
         return None
 
     def _linked(self, incoming: Incoming, asker: Peer, far: Peer | None) -> None:
-        if far is None or not isinstance(far.path, Endpoint):
-            incoming.reply(TunnelRefused(Refusal.NO_EDGE))
+        current = self._sessions.peers.get(asker.id) is asker and isinstance(asker.path, Endpoint)
+        if far is None or not isinstance(far.path, Endpoint) or not current:
+            self._answer(incoming, TunnelRefused(Refusal.NO_EDGE))
+        elif len(self._circuits) >= self.max_circuits or self._of_member[asker.id] >= MAX_CIRCUITS_A_MEMBER:
+            self._answer(incoming, TunnelRefused(Refusal.BUSY))
         else:
             self._offer(incoming, asker, far)
+
+    def _answer(self, incoming: Incoming, message: Message) -> None:
+        self._asking[incoming.source] -= 1
+        if self._asking[incoming.source] <= 0:
+            del self._asking[incoming.source]
+        incoming.reply(message)
 
     def _offer(self, incoming: Incoming, asker: Peer, far: Peer) -> None:
         circuit = self._by_pair.get(frozenset((asker.id, far.id)))
@@ -156,9 +189,9 @@ class Relay:
 
         def answered(answer: Message | None) -> None:
             if isinstance(answer, TunnelAccepted) and label in self._circuits:
-                incoming.reply(TunnelGranted(label))
+                self._answer(incoming, TunnelGranted(label))
                 return
-            incoming.reply(TunnelRefused(Refusal.FAR_END))
+            self._answer(incoming, TunnelRefused(Refusal.FAR_END))
             if circuit.octets == 0 and self._circuits.get(label) is circuit:
                 self._close(circuit)
 

@@ -31,6 +31,7 @@ from dht.session import Keypair, NoKeypair
 from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
+BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
 _INDEX_BYTES = slice(4, 8)
 _CHECK = bytes((Inner.CHECK,))
 _ECN_MASK = 3  # of a traffic class
@@ -221,6 +222,8 @@ class Sessions:
             return None
         peer, keypair = entry
         now = self._host.now()
+        if path != peer.path and now - peer.path_heard_at > BATCH_ELSEWHERE_S:
+            return None  # why does nothing come by ours?
         if (
             not peer.up
             or (peer.path != path and path is not None and path not in peer.paths)

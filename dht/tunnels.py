@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from dht.budget import Budget
 from dht.contact import Contact
 from dht.errors import BadDatagram, StaleDatagram
 from dht.exchange import Exchange, Incoming, Way
-from dht.host import Endpoint, Host
+from dht.host import Endpoint, Host, Timer
 from dht.messages import (
     Message,
     TunnelAccepted,
@@ -33,6 +34,10 @@ from dht.sessions import Sessions
 MAX_TUNNELS = 1024
 MAX_TUNNELS_A_RELAY = 96
 ASK_AT_ONCE = 3
+OFFERS_PER_S = 2.0  # of tunnels that are news, from one relay
+OFFER_BURST = 64.0
+SILENT_S = 400.0  # edges and spare paths are used far oftener
+SWEEP_S = 60.0
 REQUEST_TIMEOUTS_S = (1.5, 2.5)  # the relay may have to link to the far end first
 
 
@@ -51,17 +56,34 @@ class Tunnels:
         self._host, self._me = host, me
         self._sessions, self._exchange, self._counters = sessions, exchange, counters
         self._ends: dict[int, End] = {}  # by label
+        self._heard_at: dict[int, float] = {}
+        self._offers: dict[int, Budget] = {}  # by relay
+        self._timer: Timer | None = None
         self.lost: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
         self.offered: Callable[[Tunnel, int], None] = lambda tunnel, far_id: None
         self.refused: Callable[[Peer, int, int], None] = lambda relay, target_id, reason: None
         exchange.handle(TunnelOffer, Way.SESSION, self._on_offer)
         exchange.handle(TunnelClosed, Way.SESSION, self._on_closed)
 
+    def start(self) -> None:
+        self._timer = self._host.call_later(SWEEP_S * self._host.rng.uniform(0.5, 1.0), self._sweep)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def open(
-        self, target: Contact, relays: Sequence[Peer], done: Callable[[Tunnel | None], None], *, dial: bool = True
+        self,
+        target: Contact,
+        relays: Sequence[Peer],
+        done: Callable[[Tunnel | None], None],
+        later: Callable[[Tunnel], None] = lambda tunnel: None,
+        *,
+        dial: bool = True,
     ) -> None:
-        """Ask `relays`, in this order, for a tunnel to `target`; `done` gets the first that is granted, once. With
-        `dial`, a relay that has no edge to the target tries to make one."""
+        """Ask `relays`, in this order, for a tunnel to `target`; `done` gets the first that is granted, once, and
+        `later` each that follows: the first may lead nowhere. With `dial`, a relay without an edge to the target tries
+        to make one."""
         waiting = list(relays)
         asked = 0
         finished = False
@@ -79,7 +101,9 @@ class Tunnels:
             nonlocal asked
             asked -= 1
             if finished:
-                return  # one more way, which is known now
+                if tunnel is not None:
+                    later(tunnel)
+                return
             if tunnel is not None:
                 finish(tunnel)
             else:
@@ -115,8 +139,9 @@ class Tunnels:
         end = self._ends.get(label)
         if end is None:
             raise StaleDatagram(f"no tunnel has label {label:08x}")
-        if end.via.path != source:
+        if not end.via.is_at(source):
             raise BadDatagram(f"a tunnel's datagram came from {source}, not from its relay")
+        self._heard_at[label] = self._host.now()
         return Tunnel(end.via.id, label), end.far_id
 
     def relay_of(self, tunnel: Tunnel) -> Endpoint | None:
@@ -156,10 +181,12 @@ class Tunnels:
             self._counters["tunnel_table_full"] += 1
             return False
         self._ends[label] = End(relay, far_id)
+        self._heard_at[label] = self._host.now()
         return True
 
     def _drop(self, label: int) -> None:
         end = self._ends.pop(label, None)
+        self._heard_at.pop(label, None)
         if end is not None:
             self.lost(Tunnel(end.via.id, label), end.far_id)
 
@@ -167,10 +194,33 @@ class Tunnels:
         relay = incoming.peer
         assert relay is not None
         fit = isinstance(relay.path, Endpoint) and message.source not in (self._me, relay.id)
-        if not fit or not self._keep(message.label, relay, message.source):
+        known = self._ends.get(message.label)
+        is_news = known is None or known.via is not relay or known.far_id != message.source
+        if not fit or (is_news and not self._may_offer(relay)) or not self._keep(message.label, relay, message.source):
             return TunnelRefused(Refusal.FAR_END)
-        self.offered(Tunnel(relay.id, message.label), message.source)
+        if is_news:
+            self.offered(Tunnel(relay.id, message.label), message.source)
         return TunnelAccepted()
+
+    def _may_offer(self, relay: Peer) -> bool:
+        now = self._host.now()
+        budget = self._offers.get(relay.id)
+        if budget is None:
+            if len(self._offers) >= MAX_TUNNELS:
+                del self._offers[next(iter(self._offers))]
+            budget = self._offers[relay.id] = Budget(OFFERS_PER_S, OFFER_BURST, now)
+        if budget.take(now):
+            return True
+        self._counters["tunnel_offers_over_budget"] += 1
+        return False
+
+    def _sweep(self) -> None:
+        """Drop what nothing came through for long: its relay may have forgotten it without our hearing of it."""
+        self._timer = self._host.call_later(SWEEP_S * self._host.rng.uniform(0.8, 1.2), self._sweep)
+        now = self._host.now()
+        for label, heard_at in list(self._heard_at.items()):
+            if now - heard_at > SILENT_S:
+                self._drop(label)
 
     def _on_closed(self, incoming: Incoming, message: TunnelClosed) -> None:
         end = self._ends.get(message.label)
@@ -178,13 +228,11 @@ class Tunnels:
             self._drop(message.label)
 
 
-def split_tunnelled(datagram: bytes) -> tuple[int, bytes]:
-    """The label and the datagram within, of one that was relayed once. Raises BadDatagram."""
+def read_tunnelled(datagram: bytes) -> tuple[int, bool]:
+    """The label, and whether the datagram was relayed. Raises BadDatagram."""
     if len(datagram) <= TUNNEL_HEADER_BYTES or datagram[RELAYED_AT] > 1 or datagram[2:4] != bytes(2):
         raise BadDatagram("a tunnel's datagram without what belongs inside")
-    if not datagram[RELAYED_AT]:
-        raise StaleDatagram("a tunnel's datagram that is to be relayed, and has no circuit here")
-    return int.from_bytes(datagram[4:8], "big"), datagram[TUNNEL_HEADER_BYTES:]
+    return int.from_bytes(datagram[4:8], "big"), bool(datagram[RELAYED_AT])
 
 
 def _reason(reason: int) -> str:

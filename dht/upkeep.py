@@ -80,7 +80,8 @@ class Upkeep:
         parts.sessions.removed = self._removed
         parts.sessions.doubtful = self._doubtful
         parts.tunnels.lost = self._tunnel_lost
-        parts.sessions.restarted = parts.near.restarted
+        parts.sessions.restarted = self._restarted
+        parts.handshakes.restarted = self._restarted
         parts.handshakes.duplicate = self._duplicate
         parts.handshakes.tell_duplicate = self._tell_duplicate
         parts.near.became = self._became
@@ -156,7 +157,8 @@ class Upkeep:
             if answer is not None and peer.up and kind_of(path) < kind_of(peer.path):
                 self._parts.sessions.use(peer, path)
 
-        self._parts.checks.check(peer, path, checked)
+        if not self._parts.checks.check(peer, path, checked):
+            self._proving.discard((peer.id, path))
 
     def _doubtful(self, peer: Peer, path: Path | None) -> None:
         """A peer writes to us by a path worse than ours to it: perhaps ours leads nowhere. If nothing came by it
@@ -171,6 +173,11 @@ class Upkeep:
             self._unproven(peer, doubted)
         elif peer.probes == 0:
             self._parts.liveness.probe(peer)
+
+    def _restarted(self, peer: Peer) -> None:
+        """A peer's process began anew: it knows none of its tunnels any more."""
+        self._parts.near.restarted(peer)
+        self._removed(peer)
 
     def _removed(self, peer: Peer) -> None:
         self._parts.relay.gone(peer)
@@ -188,6 +195,8 @@ class Upkeep:
     def path_lost(self, peer: Peer) -> None:
         """The path in use to `peer` is gone, and it need not be dead: the overlay takes over, and another path is
         sought at once where the ring needs one."""
+        if self._parts.sessions.peers.get(peer.id) is not peer:
+            return
         needed = peer.id in self._parts.near.lists
         contact = peer.contact()
         peer.path, peer.taken_at = None, self._host.now()
@@ -281,7 +290,7 @@ class Upkeep:
             return ADJACENT_S
         if peer.id in lists or peer.id in self._parts.fingers or not self._parts.near.joined or lists.alone:
             return self.edge_interval_s
-        if self._parts.tunnels.through(peer.id) or self.keeps(peer):
+        if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
             return self.edge_interval_s
         return None
 

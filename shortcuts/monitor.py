@@ -33,13 +33,18 @@ ACTIVE_CHECK_S: Final = 1.0
 SPARE_CHECK_S: Final = 20.0
 IMPATIENT_S: Final = 0.5  # without an answer to traffic
 MISSES: Final = 3  # in a row, before a path has failed
+MISSES_WHILE_HEARD: Final = 5  # while something still arrives by it: it may be slow, or dead in one direction only
+PATIENCE_GROWTH: Final = (1.0, 1.5, 2.0)
 MIN_PATIENCE_S: Final = 0.3
 MAX_PATIENCE_S: Final = 1.5
 RETRY_FAILED_S: Final = (2.0, 5.0, 10.0, 20.0)
+HEARD_S: Final = 0.5
 MAX_KNOWN: Final = 12  # paths of one peer
 MAX_FAILURES: Final = 6  # checks of a spare path without an answer, before it is forgotten
 RELAPSE_S: Final = 60.0
 TRIGGERED_A_TICK: Final = 8  # checks that a peer's own checks call for
+TRIGGERED_EVERY_S: Final = 3.0  # for one path
+MAX_TRIGGERED: Final = 32
 
 _CLASS: Final = {Kind.DIRECT: PathClass.DIRECT, Kind.PROXY: PathClass.PROXY, Kind.OVERLAY: PathClass.OVERLAY}
 
@@ -58,7 +63,9 @@ class Known:
     next_at: float = 0.0
 
     def answered(self, now: float, rtt_ms: float) -> None:
-        self.rtt_ms = rtt_ms if self.rtt_ms is None else self.rtt_ms * 0.75 + rtt_ms * 0.25
+        # Faster up than down: patience must not run out because a buffer has filled.
+        share = 0.5 if self.rtt_ms is not None and rtt_ms > self.rtt_ms else 0.25
+        self.rtt_ms = rtt_ms if self.rtt_ms is None else self.rtt_ms * (1 - share) + rtt_ms * share
         if self.failed_at is not None and now - self.failed_at > RELAPSE_S:
             self.relapses, self.failed_at = 0, None
         self.proven_at = now
@@ -70,9 +77,11 @@ class Known:
         self.misses = 0
         self.failed_at = now
 
-    def patience_s(self) -> float:
-        rtt_s = 0.2 if self.rtt_ms is None else self.rtt_ms / 1000.0
-        return min(MAX_PATIENCE_S, max(MIN_PATIENCE_S, 1.5 * rtt_s + 0.05))
+    def patience_s(self, usual_rtt_s: float | None) -> float:
+        """How long to wait for the next answer: longer after each miss, as a slower path looks like a dead one."""
+        rtt_s = self.rtt_ms / 1000.0 if self.rtt_ms is not None else usual_rtt_s if usual_rtt_s is not None else 0.4
+        first_s = min(MAX_PATIENCE_S, max(MIN_PATIENCE_S, 1.5 * rtt_s + 0.05))
+        return first_s * PATIENCE_GROWTH[min(self.misses, len(PATIENCE_GROWTH) - 1)]
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +92,7 @@ class Watch:
     paths: dict[Path | None, Known] = field(default_factory=dict)
     reason: Reason = Reason.FIRST
     triggered: int = 0
+    triggered_at: dict[Path, float] = field(default_factory=dict)
     judged_at: float = 0.0
 
 
@@ -198,8 +208,14 @@ class Monitor:
         watch = self._watches.get(peer.id)
         if watch is None or path is None or watch.triggered >= TRIGGERED_A_TICK:
             return
-        known = watch.paths.get(path)
-        if known is None or known.failures:
+        known, now = watch.paths.get(path), self._host.now()
+        if known is not None and not known.failures:
+            return
+        if now - watch.triggered_at.get(path, float("-inf")) >= TRIGGERED_EVERY_S:
+            watch.triggered_at.pop(path, None)
+            watch.triggered_at[path] = now
+            if len(watch.triggered_at) > MAX_TRIGGERED:
+                del watch.triggered_at[next(iter(watch.triggered_at))]
             watch.triggered += 1
             self.check(peer, path)
 
@@ -244,21 +260,23 @@ class Monitor:
     def _check(self, watch: Watch, path: Path | None, known: Known) -> None:
         if known.checking:
             return
-        known.checking = True
-        known.next_at = self._host.now() + (ACTIVE_CHECK_S if path == watch.peer.path else SPARE_CHECK_S)
+        now, in_use = self._host.now(), path == watch.peer.path
+        known.next_at = now + (ACTIVE_CHECK_S if in_use else SPARE_CHECK_S)
 
         def done(checked: Checked | None) -> None:
             known.checking = False
             if checked is None and not self._stopped:
                 self._missed(watch, path, known)
 
-        self._parts.checks.check(watch.peer, path, done, known.patience_s())
+        patience_s = known.patience_s(watch.peer.rtt_s if in_use else None)
+        known.checking = self._parts.checks.check(watch.peer, path, done, patience_s, vital=in_use)
 
     def _missed(self, watch: Watch, path: Path | None, known: Known) -> None:
         if self._watches.get(watch.peer.id) is not watch or watch.paths.get(path) is not known:
             return
         known.misses += 1
-        if known.misses < MISSES:
+        heard = path == watch.peer.path and self._host.now() - watch.peer.path_heard_at < HEARD_S
+        if known.misses < (MISSES_WHILE_HEARD if heard else MISSES):
             self._check(watch, path, known)
             if isinstance(path, Tunnel) and known.misses == MISSES - 1:
                 self._wake_relay(path)
@@ -280,6 +298,8 @@ class Monitor:
         now = self._host.now()
         watch.judged_at = now
         peer = watch.peer
+        if self._parts.sessions.peers.get(peer.id) is not peer:
+            return  # replaced meanwhile; the next tick forgets the watch
         proven: list[ProvenPath[Path | None]] = [
             ProvenPath(
                 path,
@@ -297,6 +317,8 @@ class Monitor:
             if choice.reason is not Reason.NO_REASON_TO_CHANGE:
                 watch.reason = choice.reason
             return
+        if choice.chosen.path is None and not self._has_other_edges(peer):
+            return  # the overlay leads nowhere without this very path
         watch.reason = choice.reason
         former = peer.path
         self._counters[f"path_to_{choice.chosen.kind.name.lower()}"] += 1
@@ -310,6 +332,9 @@ class Monitor:
             known = watch.paths[choice.chosen.path]
             known.next_at = min(known.next_at, now + ACTIVE_CHECK_S)
         self.changed(peer)
+
+    def _has_other_edges(self, peer: Peer) -> bool:
+        return any(other is not peer and other.up for other in self._parts.sessions.edges())
 
     def _make_room(self, watch: Watch) -> bool:
         """Forget the path that is least worth keeping; False when all are in use or proven."""

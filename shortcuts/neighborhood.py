@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from dht.budget import Budget
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host
-from dht.linking import Budget
 from dht.parts import Parts
 from dht.peer import Peer
 from shortcuts.messages import MAX_NEARBY, Nearby, NearbyRequest, Neighbor

@@ -112,7 +112,7 @@ class Shortcuts:
         def offered(tunnel: Tunnel, far_id: int) -> None:
             peer = parts.sessions.peers.get(far_id)
             if peer is not None and monitor.watched(far_id) is not None:
-                monitor.try_out(peer, tunnel, lambda checked: None, 1.0)
+                monitor.check(peer, tunnel)
             tunnel_offered(tunnel, far_id)
 
         parts.tunnels.lost, parts.tunnels.offered = lost, offered

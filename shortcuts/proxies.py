@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+from dht.budget import Budget
 from dht.contact import Contact
 from dht.coordinate import Coordinate
 from dht.host import Endpoint, Host, Timer
-from dht.linking import Budget
 from dht.messages import Message
 from dht.parts import Parts
 from dht.path import Path, Tunnel
@@ -295,7 +295,7 @@ class Proxies:
     def _options_left(self, peer: Peer, wish: _Wish) -> list[Option]:
         """Those that are neither in hand nor tried, and have not refused of late."""
         now = self._host.now()
-        in_hand = {tunnel.via for tunnel in self._parts.tunnels.to(peer.id)}
+        in_hand = {tunnel.via for tunnel in self._working(peer, wish)}  # others may be long forgotten by their relays
         return [
             option
             for option in self._options(peer, wish)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+from dht.budget import Budget
 from dht.checks import Checked
 from dht.exchange import Exchange, Incoming, Way
 from dht.host import Endpoint, Host, Timer
-from dht.linking import Budget
 from dht.messages import Message
 from dht.peer import Peer
 from shortcuts.candidates import Candidate, Pair, pace, pairs

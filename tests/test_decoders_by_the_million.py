@@ -42,7 +42,7 @@ from dht.messages import (
 from dht.packing import Fields, pack, unpack
 from dht.path import TUNNELLED
 from dht.records import Record
-from dht.tunnels import split_tunnelled
+from dht.tunnels import read_tunnelled
 from ipop.ethernet import BadFrame, ip_ends, ipv4_packet, ipv6_packet, unwrap, wrap
 from ipop.neighbor import Segment, answer, mac_for
 from shortcuts import portmap_wire
@@ -158,7 +158,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], list[bytes], float]] = {
     "coordinate": (Coordinate.parse, [Coordinate(12.0, -7.0, 3.0, 0.4).pack()], 0.01),
     "candidate": (Candidate.parse, [candidate.pack() for candidate in CANDIDATES], 0.03),
     "nat": (Nat.parse, [NAT.pack()], 0.01),
-    "tunnelled": (split_tunnelled, [bytes((TUNNELLED, 0, 0, 0)) + bytes(40)], 0.01),
+    "tunnelled": (read_tunnelled, [bytes((TUNNELLED, 0, 0, 0)) + bytes(40)], 0.01),
     "stun request": (read_stun_request, [stun.request(bytes(12))], 0.01),
     "stun response": (lambda data: stun.read_response(data, bytes(12)), [stun_response()], 0.01),
     "port mapping": (portmap_wire.read, PMP, 0.02),

@@ -138,7 +138,7 @@ def test_a_relay_that_meddles_is_found_out_or_changes_nothing(meddler: Meddler, 
             return False
         there = circuit.other if circuit.one.path == source else circuit.one
         if isinstance(there.path, Endpoint):
-            meddler(host.send, there.path, bytes(buffer), rng)
+            meddler(host.send, there.path, bytes((buffer[0], 1)) + bytes(buffer[2:]), rng)
         return True
 
     relay.parts.relay.forward = forward  # type: ignore[method-assign]

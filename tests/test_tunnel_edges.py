@@ -59,9 +59,9 @@ def answered(world: World, one: Node, other: Node, limit_s: float = 60.0) -> boo
     return True
 
 
-def test_labels_that_lead_in_a_circle_do_not_multiply_datagrams() -> None:
-    """Relays draw labels at random and believe only the two ends of a circuit, so three of them give the same label to
-    each other with a chance of 2^-64. Poisoned by hand, one datagram goes round, and stays one."""
+def test_labels_that_lead_in_a_circle_are_followed_for_one_step() -> None:
+    """Relays draw labels at random, so three of them give the same label to each other with a chance of 2^-64. Poisoned
+    by hand, a datagram passes one of them: nobody relays what was relayed."""
     world = make_world(3, 1)
     world.grow(3)
     world.engine.run_for(5)
@@ -75,8 +75,7 @@ def test_labels_that_lead_in_a_circle_do_not_multiply_datagrams() -> None:
     a.parts.demux.receive(datagram, world.hosts[c.id].endpoint)
     world.engine.run_for(1.0)
     passed = sum(circuit.octets for node in world.nodes for circuit in node.parts.relay.circuits) - passed
-    assert passed <= 51 * len(datagram), "20 ms a leg: more than one copy is on its way"
-    assert not any(node.counters["bad_datagram"] for node in world.nodes)
+    assert passed == len(datagram)
 
 
 def test_no_label_leads_through_two_tunnels() -> None:

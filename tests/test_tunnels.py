@@ -225,9 +225,9 @@ def test_a_label_from_elsewhere_moves_nothing() -> None:
     relay.parts.demux.receive(datagram, Endpoint("203.0.113.9", 9))
     assert (circuit.octets, relay.counters["tunnel_wrong_source"]) == (octets, 1)
     refused = other.counters["bad_datagram"]
-    other.parts.demux.receive(datagram, Endpoint("203.0.113.9", 9))
+    other.parts.demux.receive(b"\x17\x01" + datagram[2:], Endpoint("203.0.113.9", 9))
     assert other.counters["bad_datagram"] == refused + 1
-    for damaged in (datagram[:8], datagram[:5], b"\x17", b"\x17\x01" + datagram[2:]):
+    for damaged in (datagram[:8], datagram[:5], b"\x17", b"\x17\x02" + datagram[2:]):
         refused = relay.counters["bad_datagram"]
         relay.parts.demux.receive(damaged, world.hosts[one.id].endpoint)
         assert relay.counters["bad_datagram"] == refused + 1
@@ -236,7 +236,7 @@ def test_a_label_from_elsewhere_moves_nothing() -> None:
 def test_a_tunnel_in_a_tunnel_is_refused() -> None:
     world, relay, _one, other = trio(1)
     (circuit,) = relay.parts.relay.circuits
-    header = bytes((TUNNELLED, 0, 0, 0)) + circuit.label.to_bytes(4, "big")
+    header = bytes((TUNNELLED, 1, 0, 0)) + circuit.label.to_bytes(4, "big")
     refused = other.counters["bad_datagram"]
     other.parts.demux.receive(header + header + bytes(64), world.hosts[relay.id].endpoint)
     assert other.counters["bad_datagram"] == refused + 1
