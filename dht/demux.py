@@ -81,7 +81,7 @@ class Demux:
         def one(datagram: bytes) -> None:
             self.receive(datagram, source)
 
-        if buffer[0] != TUNNELLED:
+        if buffer[0] != TUNNELLED or size <= TUNNEL_HEADER_BYTES:
             self._take_batch(buffer, size, source, 1, one)
         elif not _alike(buffer, size):
             for start in range(0, len(buffer), size):
@@ -240,6 +240,7 @@ class Demux:
             case 0x14:
                 self.sessions.receive(datagram, path, hops)
             case 0x17 if isinstance(path, Endpoint):
+                read_tunnelled(datagram)
                 if not self.relay.forward(memoryview(bytearray(datagram)), len(datagram), path):
                     tunnel, far_id = self._tunnel(datagram, path)
                     self._take(datagram[TUNNEL_HEADER_BYTES:], tunnel, far_id, 1)
