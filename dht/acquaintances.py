@@ -62,6 +62,7 @@ class Acquaintances:
         self._sessions, self._dial, self._met, self._has_member = sessions, dial, met, has_member
         self._own_contact, self._counts = own_contact, counts
         self._bootstraps: tuple[Endpoint, ...] = ()
+        self.unknown_names: tuple[str, ...] = ()  # bootstraps that DNS knows nothing of yet
         self._hellos: dict[bytes, Endpoint] = {}
         self._lost: dict[int, tuple[Contact, float]] = {}
         self._kept: list[Contact] = self._load()
@@ -76,14 +77,19 @@ class Acquaintances:
     @property
     def any(self) -> bool:
         """Whether there is anybody to turn to at all."""
-        return bool(self._bootstraps or self._kept or self._lost)
+        return bool(self._bootstraps or self.unknown_names or self._kept or self._lost)
 
     def unanswered(self) -> str | None:
-        """What to tell a person whose bootstraps all keep silent."""
+        """What to tell a person whose bootstraps all keep silent, or can't be found."""
+        names = ", ".join(self.unknown_names)
+        if names and not self._bootstraps:
+            return f"no bootstrap's name could be looked up: {names}"
         if self._answered or not self._bootstraps or self._tries < COMPLAIN_AFTER_TRIES:
             return None
         where = ", ".join(map(str, self._bootstraps))
-        return f"no answer from {where}: is it up, is its UDP port open, is this bundle of its network?"
+        return f"no answer from {where}: is it up, is its UDP port open, is this bundle of its network?" + (
+            f" And no name could be looked up of: {names}" if names else ""
+        )
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:
         self._bootstraps = tuple(bootstraps)

@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -213,7 +213,10 @@ async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...], started: Callab
             vpn.start(endpoints)
             started()
 
-    await keep_resolved(bootstraps, use, vpn.is_ready)
+    def unknown(names: Sequence[Bootstrap]) -> None:
+        vpn.ring.parts.acquaintances.unknown_names = tuple(map(str, names))
+
+    await keep_resolved(bootstraps, use, vpn.is_ready, unknown)
 
 
 def _has_aes() -> bool:

@@ -57,6 +57,7 @@ class VpnNode:
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
+        self._seeks_on_lan = config.shortcuts.lan
         # A shell knows which offloads of the kernel's are in use.
         self.offloads: Callable[[], dict[str, Sequence[str]]] = dict
         self.counted: list[Counter[str]] = [self.ring.counters, self.datapath.counters]
@@ -136,6 +137,9 @@ class VpnNode:
             # Nobody could be asked, and the reason is here, not there.
             done(f"no way to '{typed}': {self._outside_the_ring()}")
             return
+        if self.ring.parts.near.lists.alone:
+            done(f"no way to '{typed}': {self._alone()}")
+            return
 
         def located(found: Located) -> None:
             if isinstance(found, Reason):
@@ -149,6 +153,10 @@ class VpnNode:
             done(Target(int(text, 16), None, ()))
         else:
             self.resolver.locate_name(text, located)
+
+    def _alone(self) -> str:
+        lan = " and found nobody on the LAN" if self._seeks_on_lan else ""
+        return f"this node is alone: it was given no bootstrap{lan} (start it with --bootstrap HOST:PORT of a member)"
 
     def _outside_the_ring(self) -> str:
         state = "it is still joining" if self.ring.state is NodeState.JOINING else "none of the nodes it knows answers"

@@ -672,7 +672,8 @@ class Joining:
     def __init__(self) -> None:
         self.started = self.ready = False
         self.told: list[list[Endpoint]] = []
-        self.ring = self
+        self.ring = self.parts = self.acquaintances = self
+        self.unknown_names: tuple[str, ...] = ()
 
     def is_ready(self) -> bool:
         return self.ready
@@ -745,3 +746,9 @@ def test_a_name_unknown_at_first_is_used_when_it_is_known(join: Join, caplog: py
 
 def test_a_node_whose_bootstraps_nobody_knows_starts_all_the_same(join: Join) -> None:
     assert join(["vpn.example:7"], {}, told=1).told[0] == []
+
+
+def test_every_bootstrap_that_cannot_be_looked_up_is_named_until_it_can(join: Join) -> None:
+    wanted = ["one.invalid:7", "vpn.example:8", "two.invalid:9", "192.0.2.9:9"]
+    assert join(wanted, {"vpn.example": ["192.0.2.1"]}, told=2).unknown_names == ("one.invalid:7", "two.invalid:9")
+    assert join(["vpn.example:7"], {"vpn.example": ["192.0.2.1"]}, told=3, known_after=1).unknown_names == ()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dht.host import Endpoint
+from dht.node import NodeState
 from dht.storage import MemoryStorage
 from ipop.commands import Commands
 from ipop.config import VpnConfig
@@ -260,6 +261,25 @@ def test_a_node_outside_the_ring_says_so_at_once_instead_of_blaming_the_peer() -
     assert not node.is_ready()
     for text in ("bob", "10.77.9.9", "ab" * 20):
         assert at_once(node, text).startswith(f"no way to '{text}': this node is not in a ring: ")
+
+
+def test_a_node_that_can_look_up_no_bootstrap_is_isolated_and_names_them() -> None:
+    world = World(1, seed=15)
+    (identity,) = make_identities(1, seed=15, now=world.engine.now)
+    node = build_node(world.network.host(), MemoryTap(), VpnConfig(identity, MemoryStorage()))
+    node.ring.parts.acquaintances.unknown_names = ("one.invalid:7", "two.invalid:9")
+    node.start([])
+    world.engine.run_for(30)
+    assert node.ring.state is NodeState.ISOLATED
+    assert node.ring.alarm == "no bootstrap's name could be looked up: one.invalid:7, two.invalid:9"
+    assert at_once(node, "bob") == f"no way to 'bob': this node is not in a ring: {node.ring.alarm}"
+
+
+def test_the_first_node_of_a_ring_says_that_it_is_alone() -> None:
+    world = World(1, seed=16)
+    assert world.nodes[0].is_ready()
+    for text in ("bob", "10.77.9.9", "ab" * 20):
+        assert at_once(world.nodes[0], text).startswith(f"no way to '{text}': this node is alone: it was given no boot")
 
 
 def test_down_answers_first_and_then_stops() -> None:
