@@ -33,8 +33,8 @@ async def keep_resolved(
 
     Addresses are used at once, before any name is looked up; `use([])` means that DNS knows none of the names yet.
     Names are looked up again while one is unknown, or while the node is not `settled()` in its ring. Returns at once
-    when there are no names, else runs until it is cancelled. `unknown(names)` is told, before `use` after a round, which
-    names DNS does not know.
+    when there are no names, else runs until it is cancelled. `unknown(names)` is told after every
+    round, before `use`, which names DNS does not know.
     """
     literals = [bootstrap.literal for bootstrap in bootstraps if bootstrap.literal is not None]
     names = list(dict.fromkeys(bootstrap for bootstrap in bootstraps if bootstrap.literal is None))

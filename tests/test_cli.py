@@ -648,6 +648,13 @@ def test_the_log_is_limited_for_others_faults_but_not_for_errors() -> None:
     assert passes("dht.node", logging.WARNING) is None
 
 
+def test_the_environment_may_name_the_node_that_commands_mean(tmp_path: Path) -> None:
+    assert f"at '{tmp_path / 'one'}'" in refused("status", P2PVPN_CONTROL=str(tmp_path / "one"))
+    assert f"at '{tmp_path / 'two'}'" in refused(
+        "status", "--control", tmp_path / "two", P2PVPN_CONTROL=str(tmp_path / "one")
+    )
+
+
 def test_the_one_running_node_is_found_and_several_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "SYSTEM_RUNTIME", tmp_path / "system")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "user"))
