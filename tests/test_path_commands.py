@@ -81,7 +81,7 @@ PEERS = (
 # What programs depend on: the names, and what is under them.
 PATH_FIELDS = {"path", "via", "endpoint", "in_use", "rtt_ms", "proven_s_ago", "failures"}
 PROXY_FIELDS = PATH_FIELDS - {"path", "endpoint"}
-NAT_FIELDS = {"mapping", "filtering", "preserves_ports", "hairpins"}
+NAT_FIELDS = {"translated", "mapping", "filtering", "preserves_ports", "hairpins"}
 WHY_FIELDS = {
     "peer", "path", "reason", "local_nat", "remote_nat", "candidates", "attempts", "proxies", "score", "next_retry_s",
     "id", "via", "hops", "endpoint", "rtt_ms", "not_direct", "advice", "paths", "demand", "since_s",
@@ -176,6 +176,7 @@ def test_why_has_every_field_of_the_contract() -> None:
         assert set(why[end]) == {"ipv4", "ipv6"}
         assert all(set(nat) == NAT_FIELDS for nat in why[end].values())
     assert why["local_nat"]["ipv4"] == {
+        "translated": True,
         "mapping": "address-and-port-dependent",
         "filtering": "address-and-port-dependent",
         "preserves_ports": False,
@@ -244,6 +245,7 @@ def test_netcheck_has_a_part_for_each_family_and_for_the_router() -> None:
         "outside": "203.0.113.5:7077",
         "witnesses": 3,
         "nat": {
+            "translated": True,
             "mapping": "endpoint-independent",
             "filtering": "endpoint-independent",
             "preserves_ports": True,
@@ -341,6 +343,28 @@ def test_nothing_known_is_said_in_words(shown: Shown) -> None:
     check = shown(path_tables.show_netcheck, node.ask("netcheck"))
     for part in ("nobody has answered yet", "no address for it", "none yet"):
         assert part in " ".join(check.split())
+
+
+def test_what_one_witness_shows_is_said_and_what_nobody_knows_is_not(shown: Shown) -> None:
+    once = replace(REPORT, nat=(Nat(preserves_ports=Answer.NO), Nat()), witnesses=(1, 0))
+    check = KnownPaths(net=once).ask("netcheck")
+    assert check["ipv4"]["nat"]["translated"] is True
+    text = " ".join(shown(path_tables.show_netcheck, check).split())
+    assert "addresses are translated; only one member could tell so far" in text
+    assert "(symmetric, which is likely, as port numbers change)" in text
+    assert "who gets in" not in text
+    own = replace(once, outside=(Endpoint("192.168.1.5", 7077), None))
+    assert KnownPaths(net=own).ask("netcheck")["ipv4"]["nat"]["translated"] is None
+
+
+def test_a_node_without_ipv4_is_not_told_of_its_nat(shown: Shown) -> None:
+    only6 = (Candidate(CandidateKind.HOST, Endpoint("2001:db8::5", 7077)),)
+    unknown = (Nat(), Nat())
+    node = KnownPaths(explained={BOB: replace(EXPLAINED, local_nat=unknown, local_candidates=only6, score=0.0)})
+    text = shown(path_tables.show_why, node.ask("why", peer="bob"))
+    assert "IPv6 NAT of this node" in text
+    assert "IPv4 NAT of this node" not in text
+    assert "(score" not in text
 
 
 def test_netcheck_shows_what_stun_servers_said(shown: Shown) -> None:
