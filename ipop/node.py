@@ -18,7 +18,7 @@ from dht.host import Endpoint, Host
 from dht.ids import ID_BYTES, id_bytes
 from dht.node import RECORD_LIFETIME_S, Node, NodeConfig, NodeState, PeerView
 from dht.records import address_name, host_name, node_name
-from ipop.config import VpnConfig
+from ipop.config import BYTES_PER_MBIT, VpnConfig
 from ipop.datapath import DataPath
 from ipop.resolve import Located, Reason, Resolver
 from ipop.tap import Tap
@@ -58,6 +58,9 @@ class VpnNode:
         self.started_at = host.now()
         self.started = False
         self._seeks_on_lan = config.shortcuts.lan
+        self.mtu, self.underlay_mtu = config.mtu, config.underlay_mtu
+        # How much this node relays for others at most; None: no limit.
+        self.relay_mbit = config.shortcuts.proxy_bytes_per_s / BYTES_PER_MBIT or None
         # A shell knows which offloads of the kernel's are in use.
         self.offloads: Callable[[], dict[str, Sequence[str]]] = dict
         self.counted: list[Counter[str]] = [self.ring.counters, self.datapath.counters]

@@ -193,7 +193,8 @@ def _relayed_object(vpn: VpnNode, report: NetReport) -> dict[str, Any]:
         {"one": vpn.name_of(circuit.one), "other": vpn.name_of(circuit.other), "bytes": circuit.octets}
         for circuit in report.circuits
     ]
-    return {"willing": report.willing, "carried": sorted(carried, key=lambda each: -each["bytes"])}
+    limit = None if vpn.relay_mbit is None else round(vpn.relay_mbit, 3)
+    return {"willing": report.willing, "limit_mbit": limit, "carried": sorted(carried, key=lambda each: -each["bytes"])}
 
 
 def _family_object(report: NetReport, *, ipv6: bool) -> dict[str, Any]:

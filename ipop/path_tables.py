@@ -176,6 +176,8 @@ def show_proxies(proxies: dict[str, Any]) -> None:
         console.print("nobody relays for this node")
     console.print()
     if proxies["carried"]:
+        if proxies.get("limit_mbit") is not None:
+            console.print(_relay_text(proxies))
         pairs = [(carried["one"], carried["other"], size_text(carried["bytes"])) for carried in proxies["carried"]]
         print_columns((Column("RELAYED FOR"), Column("AND"), Column("PASSED ON", right=True)), pairs)
     else:
@@ -231,7 +233,9 @@ def _relay_text(relay: dict[str, Any]) -> str:
     if not relay["willing"]:
         return "this node does not relay for others (--no-proxy)"
     count = len(relay["carried"])
-    return f"this node relays for others: {count or 'no'} pair{'' if count == 1 else 's'} of members now"
+    limit = relay.get("limit_mbit")
+    bound = "" if limit is None else f" at most {limit:g} Mbit/s"
+    return f"this node relays{bound} for others: {count or 'no'} pair{'' if count == 1 else 's'} of members now"
 
 
 def _ago_text(seconds: float | None) -> str:

@@ -31,6 +31,8 @@ def show_status(status: dict[str, Any], now: float) -> None:
     grid.add_row("node", Text(f"{node['name']}  {node['id'][:SHORT_ID_CHARS]}  of network {node['network']}"))
     grid.add_row("state", Text(node["state"], STATE_STYLES.get(node["state"], "")))
     grid.add_row("addresses", f"{'  '.join(node['addresses'])}  on {node['tap']}")
+    if "mtu" in node:
+        grid.add_row("MTU", f"{node['mtu']} bytes, on links of {node['underlay_mtu']}")
     grid.add_row("up for", duration_text(node["uptime_s"]))
     size = ring["size_estimate"]
     grid.add_row("ring", f"about {size} node{'' if size == 1 else 's'}")

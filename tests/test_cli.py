@@ -27,7 +27,7 @@ from dht.session import OVERHEAD_BYTES
 from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp_batch import MAX_BATCH_BYTES
 from ipop import daemon, places, tables
-from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu
+from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu, too_long
 from ipop.control import alive
 from ipop.device_setup import super_packet_segments
 from ipop.errors import SetupError
@@ -515,6 +515,13 @@ def test_an_mtu_that_nothing_could_use_is_wrong_usage(option: str, value: str) -
     assert done.returncode == 2
     assert option in done.stderr
     assert value in done.stderr
+
+
+def test_a_virtual_mtu_that_does_not_fit_the_links_is_warned_of() -> None:
+    assert too_long(1400, 1500) is too_long(1280, 1280) is None
+    assert "packets of more than 1407 bytes go in pieces" in (too_long(1500, 1500) or "")
+    for underlay in (1280, 1400, 1500, 9000):
+        assert too_long(tap_mtu(underlay), underlay) is None
 
 
 def test_texts_for_people() -> None:

@@ -100,6 +100,7 @@ class KnownPaths:
     net: NetReport = REPORT
     views: tuple[PeerView, ...] = PEERS
     pinged: PingResult | None = None
+    relay_mbit: float | None = None
 
     @property
     def ring(self) -> KnownPaths:
@@ -227,7 +228,7 @@ def test_shortcuts_has_one_entry_a_peer_that_has_or_wants_one() -> None:
 
 def test_proxies_shows_who_relays_for_us_and_for_whom_we_relay() -> None:
     proxies = KnownPaths().ask("proxies")
-    assert set(proxies) == {"used", "willing", "carried"}
+    assert set(proxies) == {"used", "willing", "limit_mbit", "carried"}
     assert [(used["peer"], used["via"]) for used in proxies["used"]] == [("bob[red]", "carol"), ("bob[red]", "dave")]
     assert all(set(used) == PROXY_FIELDS | {"peer", "id"} for used in proxies["used"])
     assert proxies["carried"] == [
@@ -365,6 +366,14 @@ def test_a_node_without_ipv4_is_not_told_of_its_nat(shown: Shown) -> None:
     assert "IPv6 NAT of this node" in text
     assert "IPv4 NAT of this node" not in text
     assert "(score" not in text
+
+
+def test_the_bound_on_relaying_is_shown(shown: Shown) -> None:
+    bound = KnownPaths(relay_mbit=2.5)
+    for show, command in ((path_tables.show_netcheck, "netcheck"), (path_tables.show_proxies, "proxies")):
+        text = " ".join(shown(show, bound.ask(command)).split())
+        assert "relays at most 2.5 Mbit/s for others: 2 pairs" in text
+        assert "Mbit/s" not in shown(show, KnownPaths().ask(command))
 
 
 def test_netcheck_shows_what_stun_servers_said(shown: Shown) -> None:
