@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ipop.tables import PATH_STYLES, Column, make_console, path_cell, print_columns, rtt_text
+from ipop.tables import OVERLAY_MEANS, PATH_STYLES, Column, make_console, path_cell, print_columns, rtt_text
 from ipop.wording import duration_text, nat_text, route_text, size_text
 
 CANDIDATE_WORDS = {
@@ -64,6 +64,8 @@ def show_why(why: dict[str, Any]) -> None:
             for candidate in why["candidates"]
         ]
         print_columns((Column("WHERE TO TRY"), Column("ENDPOINT"), Column("HOW IT IS KNOWN", spare=1)), rows)
+    if any(path["path"] == "overlay" for path in (why, *why["paths"])):
+        console.print(Text(f"\n{OVERLAY_MEANS}", "dim"))
 
 
 def _score_text(score: float) -> str:

@@ -548,6 +548,8 @@ def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     for text in ("alice", "1 h 2 min", "about 3 nodes", "bob[red]", "overlay(2 hops)", "1.2 kB"):
         assert text in shown
+    assert "overlay: over the ring" in shown
+    assert " \n" not in shown
     assert shown.startswith("! this identity also runs elsewhere")
     assert "certificate" not in shown
 
