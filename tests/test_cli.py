@@ -330,7 +330,7 @@ def test_up_runs_answers_and_leaves_nothing_behind(namespace: InNamespace) -> No
     assert json.loads(p2pvpn("peers", "--json", "--control", control).stdout) == []
     assert "alice" in p2pvpn("status", "--control", control).stdout
     assert "no peers yet" in p2pvpn("peers", "--control", control).stdout
-    assert "no such node has been seen on the ring" in refused("ping", "bob", "--control", control)
+    assert "this node is alone: it was given no bootstrap" in refused("ping", "bob", "--control", control)
     assert "is not in 10.77.0.0/16" in refused("ping", "8.8.8.8", "--control", control)
     assert "this node itself" in refused("why", "alice", "--json", "--control", control)
     down = p2pvpn("down", "--control", control)
