@@ -69,6 +69,7 @@ class Acquaintances:
         self._askers = SourceBuckets()
         self._answered = False  # a bootstrap has, in this run
         self._tries = 0
+        self._started_at = 0.0
         self._timer: Timer | None = None
         self._save_timer: Timer | None = None
         self._bootstraps_at = 0.0
@@ -93,8 +94,9 @@ class Acquaintances:
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:
         self._bootstraps = tuple(bootstraps)
+        self._started_at = self._host.now()
         for contact in self._kept[:MAX_KEPT]:
-            self._lost[contact.id] = (contact, self._host.now())
+            self._lost[contact.id] = (contact, self._started_at)
             self._dial(contact, self._dialled)
         self._seek()
 
@@ -144,6 +146,12 @@ class Acquaintances:
                 del self._lost[next(iter(self._lost))]
             self._lost[peer.id] = (contact, self._host.now())
         self._save_soon()
+
+    def lost(self, node_id: int) -> tuple[Endpoint, float] | None:
+        """Where a node was that was lost and not found again, and when it was given up."""
+        contact, since = self._lost.get(node_id, (None, 0.0))
+        # Who is only known from an earlier run was not lost in this one.
+        return None if contact is None or since <= self._started_at else (contact.endpoints[0], since)
 
     def request(self, datagram: bytes, source: Endpoint) -> bytes | None:
         """Answer somebody's hello. Raises BadDatagram; None for a repeated one."""

@@ -117,6 +117,11 @@ class VpnNode:
         peer = self.ring.parts.sessions.peers.get(node_id)
         return id_bytes(node_id).hex() if peer is None else peer.member.name
 
+    def given_up(self, node_id: int) -> tuple[float, Endpoint] | None:
+        """How many seconds ago the edge to a node was lost, and where that node was."""
+        lost = self.ring.parts.acquaintances.lost(node_id)
+        return None if lost is None else (self.host.now() - lost[1], lost[0])
+
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""
         typed, text = shown(text), text.lower()

@@ -12,6 +12,7 @@ from dht.node import PeerView
 from ipop.advice import is_translated, why_not_direct
 from ipop.node import Target, VpnNode
 from ipop.status import hex_id, rounded
+from ipop.wording import duration_text
 from shortcuts.candidates import Candidate
 from shortcuts.nat import Answer, Filtering, Mapping, Nat
 from shortcuts.scope import is_ipv6
@@ -93,6 +94,8 @@ def nat_object(nat: Nat, *, translated: bool = False) -> dict[str, Any]:
 def _why_without_search(vpn: VpnNode, target: Target, peer: PeerView | None) -> dict[str, Any]:
     if peer is None:
         reason = f"there is no session with {target}: nothing was sent to it lately, or it does not answer"
+        if (lost := vpn.given_up(target.id)) is not None:
+            reason += f"; it fell silent, and was given up {duration_text(lost[0])} ago, when it was at {lost[1]}"
     elif peer.path == "direct":
         reason = f"this node has an edge to {target} at {peer.endpoint}"
     elif peer.via is not None:

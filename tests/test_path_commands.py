@@ -101,6 +101,7 @@ class KnownPaths:
     views: tuple[PeerView, ...] = PEERS
     pinged: PingResult | None = None
     relay_mbit: float | None = None
+    silent: tuple[float, Endpoint] | None = None
 
     @property
     def ring(self) -> KnownPaths:
@@ -118,6 +119,9 @@ class KnownPaths:
 
     def name_of(self, node_id: int) -> str:
         return NAMES.get(node_id, f"{node_id:040x}")
+
+    def given_up(self, node_id: int) -> tuple[float, Endpoint] | None:
+        return self.silent
 
     def explain(self, peer_id: int) -> Explanation | None:
         return self.explained.get(peer_id)
@@ -215,6 +219,9 @@ def test_why_of_a_peer_that_nobody_searched_a_path_to_is_what_the_session_shows(
     assert set(stranger) == WHY_FIELDS
     assert (stranger["path"], stranger["hops"], stranger["score"]) == (None, None, 0.0)
     assert "there is no session" in stranger["reason"]
+    assert "silent" not in stranger["reason"]
+    dead = KnownPaths(explained={}, silent=(65.0, Endpoint("203.0.113.9", 7))).ask("why", peer="stranger")
+    assert "fell silent, and was given up 1 min 5 s ago, when it was at 203.0.113.9:7" in dead["reason"]
 
 
 def test_shortcuts_has_one_entry_a_peer_that_has_or_wants_one() -> None:

@@ -20,7 +20,7 @@ from ipop.ethernet import ipv4_packet, ipv6_packet, wrap
 from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
-from sims.engine import Engine
+from sims.engine import Engine, SimHost
 from sims.latency import Constant
 from sims.network import Network
 from tests.identities import make_identities
@@ -273,6 +273,19 @@ def test_a_node_that_can_look_up_no_bootstrap_is_isolated_and_names_them() -> No
     assert node.ring.state is NodeState.ISOLATED
     assert node.ring.alarm == "no bootstrap's name could be looked up: one.invalid:7, two.invalid:9"
     assert at_once(node, "bob") == f"no way to 'bob': this node is not in a ring: {node.ring.alarm}"
+
+
+def test_why_says_when_and_where_a_node_was_last_that_died() -> None:
+    world = World(4, seed=17)
+    host, member = world.nodes[2].host, world.nodes[2].member
+    assert isinstance(host, SimHost)
+    world.network.crash(host)
+    world.engine.run_until(lambda: world.nodes[0].given_up(member.id) is not None, limit_s=120)
+    world.engine.run_until(lambda: world.nodes[0].peer(member.id) is None, limit_s=900)
+    reason = world.ask(0, "why", peer=f"{member.id:040x}")["result"]["reason"]
+    assert "it fell silent, and was given up " in reason
+    assert reason.endswith(f"when it was at {host.endpoint}")
+    assert world.nodes[0].given_up(world.nodes[1].member.id) is None
 
 
 def test_the_first_node_of_a_ring_says_that_it_is_alone() -> None:
