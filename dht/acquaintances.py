@@ -62,12 +62,14 @@ class Acquaintances:
         self._sessions, self._dial, self._met, self._has_member = sessions, dial, met, has_member
         self._own_contact, self._counts = own_contact, counts
         self._bootstraps: tuple[Endpoint, ...] = ()
+        self.unknown_names: tuple[str, ...] = ()  # bootstraps that DNS knows nothing of yet
         self._hellos: dict[bytes, Endpoint] = {}
         self._lost: dict[int, tuple[Contact, float]] = {}
         self._kept: list[Contact] = self._load()
         self._askers = SourceBuckets()
         self._answered = False  # a bootstrap has, in this run
         self._tries = 0
+        self._started_at = 0.0
         self._timer: Timer | None = None
         self._save_timer: Timer | None = None
         self._bootstraps_at = 0.0
@@ -76,19 +78,25 @@ class Acquaintances:
     @property
     def any(self) -> bool:
         """Whether there is anybody to turn to at all."""
-        return bool(self._bootstraps or self._kept or self._lost)
+        return bool(self._bootstraps or self.unknown_names or self._kept or self._lost)
 
     def unanswered(self) -> str | None:
-        """What to tell a person whose bootstraps all keep silent."""
+        """What to tell a person whose bootstraps all keep silent, or can't be found."""
+        names = ", ".join(self.unknown_names)
+        if names and not self._bootstraps:
+            return f"no bootstrap's name could be looked up: {names}"
         if self._answered or not self._bootstraps or self._tries < COMPLAIN_AFTER_TRIES:
             return None
         where = ", ".join(map(str, self._bootstraps))
-        return f"no answer from {where}: is it up, is its UDP port open, is this bundle of its network?"
+        return f"no answer from {where}: is it up, is its UDP port open, is this bundle of its network?" + (
+            f" And no name could be looked up of: {names}" if names else ""
+        )
 
     def start(self, bootstraps: Sequence[Endpoint]) -> None:
         self._bootstraps = tuple(bootstraps)
+        self._started_at = self._host.now()
         for contact in self._kept[:MAX_KEPT]:
-            self._lost[contact.id] = (contact, self._host.now())
+            self._lost[contact.id] = (contact, self._started_at)
             self._dial(contact, self._dialled)
         self._seek()
 
@@ -138,6 +146,12 @@ class Acquaintances:
                 del self._lost[next(iter(self._lost))]
             self._lost[peer.id] = (contact, self._host.now())
         self._save_soon()
+
+    def lost(self, node_id: int) -> tuple[Endpoint, float] | None:
+        """Where a node was that was lost and not found again, and when it was given up."""
+        contact, since = self._lost.get(node_id, (None, 0.0))
+        # Who is only known from an earlier run was not lost in this one.
+        return None if contact is None or since <= self._started_at else (contact.endpoints[0], since)
 
     def request(self, datagram: bytes, source: Endpoint) -> bytes | None:
         """Answer somebody's hello. Raises BadDatagram; None for a repeated one."""

@@ -24,13 +24,17 @@ log = logging.getLogger(__name__)
 
 
 async def keep_resolved(
-    bootstraps: Sequence[Bootstrap], use: Callable[[list[Endpoint]], None], settled: Callable[[], bool]
+    bootstraps: Sequence[Bootstrap],
+    use: Callable[[list[Endpoint]], None],
+    settled: Callable[[], bool],
+    unknown: Callable[[Sequence[Bootstrap]], None] = lambda names: None,
 ) -> None:
     """Call `use(endpoints)` with where the bootstraps are: once in any case, and again after every round of lookups.
 
     Addresses are used at once, before any name is looked up; `use([])` means that DNS knows none of the names yet.
     Names are looked up again while one is unknown, or while the node is not `settled()` in its ring. Returns at once
-    when there are no names, else runs until it is cancelled.
+    when there are no names, else runs until it is cancelled. `unknown(names)` is told after every
+    round, before `use`, which names DNS does not know.
     """
     literals = [bootstrap.literal for bootstrap in bootstraps if bootstrap.literal is not None]
     names = list(dict.fromkeys(bootstrap for bootstrap in bootstraps if bootstrap.literal is None))
@@ -44,6 +48,7 @@ async def keep_resolved(
         for name, found in zip(wanted, await asyncio.gather(*map(look_up, wanted)), strict=True):
             if found:
                 known[name] = found
+        unknown([name for name in names if name not in known])
         use([*literals, *(endpoint for name in names for endpoint in known.get(name, ()))])
         await asyncio.sleep(RETRY_S if len(known) == len(names) else wait_s)
         wait_s = min(wait_s * 2, RETRY_S)

@@ -277,7 +277,8 @@ class Upkeep:
             case Place.MEMBER if self._parts.near.lists.alone and self._parts.acquaintances.any:
                 log.info("%s is alone: nobody it knows of has answered yet", name)
             case Place.MEMBER:
-                log.info("%s has joined the ring, of about %d nodes", name, self._parts.near.lists.size_estimate())
+                size = self._parts.near.lists.size_estimate()
+                log.info("%s has joined the ring, of about %d node%s", name, size, "" if size == 1 else "s")
             case _:
                 log.debug("%s is %s the ring", name, place.name.lower())
         if place is Place.MEMBER:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shortcuts.candidates import Candidate, CandidateKind
-from shortcuts.nat import Mapping, Nat
+from shortcuts.nat import Answer, Filtering, Mapping, Nat
 from shortcuts.punching import Expectation, expectation
 from shortcuts.scope import Scope, is_ipv6, scope_of
 from shortcuts.views import AttemptView, Explanation
@@ -64,21 +64,22 @@ def _advice(explained: Explanation, family: int, chance: Expectation) -> Advice:
     last = "it is being tried now" if finished is None else f"the last try: {finished.outcome}"
     if here.mapping is Mapping.NONE and there.mapping is Mapping.NONE:
         return Advice(
-            f"no NAT is in the way, so a firewall or a missing route must be; {last}", _firewall_text(explained)
+            f"no NAT is in the way, so a firewall or a missing route must be; {last}", _firewall_text(explained, family)
         )
     if chance is Expectation.YES:
-        return Advice(f"the NATs of both ends should allow it, but {last}", _firewall_text(explained))
+        return Advice(f"the NATs of both ends should allow it, but {last}", _firewall_text(explained, family))
     if len(hard) == 2:
         reason = f"the NATs of both ends are {SYMMETRIC}, so that neither knows where to send"
-        return Advice(reason, _forward_text(explained))
+        return Advice(reason, _forward_text(explained, family))
     if len(hard) == 1:
         other = name if hard == ["this node"] else "this node"
         # Who gets in is learnt late or never; after a try that failed, this is the reason that is left.
+        what = "the firewall" if (there if hard == ["this node"] else here).mapping is Mapping.NONE else "that"
         surely = "" if chance is Expectation.BY_GUESSING_PORTS else "likely "
         return Advice(
-            f"the NAT of {hard[0]} is {SYMMETRIC}, and that of {other} {surely}lets in only packets from where {other}"
-            " has sent to",
-            _forward_text(explained),
+            f"the NAT of {hard[0]} is {SYMMETRIC}, and {what} of {other} {surely}lets in only packets from"
+            f" where {other} has sent to",
+            _forward_text(explained, family),
         )
     if chance is Expectation.NO:
         return Advice(
@@ -86,7 +87,17 @@ def _advice(explained: Explanation, family: int, chance: Expectation) -> Advice:
             " another (no hairpinning)",
             "let the two reach each other in their local network, or switch 'NAT loopback' on in the router",
         )
-    return Advice(f"too little is known yet {_unknown_text(here, there, name)}; {last}", _firewall_text(explained))
+    reason, action = f"too little is known yet {_unknown_text(here, there, name)}", _firewall_text(explained, family)
+    translated = False
+    for who, nat, known in _sides(explained, family):
+        if nat.mapping or not is_translated(known, family):
+            continue
+        translated = True
+        if nat.preserves_ports is Answer.NO:
+            reason += f"; the one of {who} changes port numbers, so it is likely {SYMMETRIC}"
+    if translated:
+        action += f"; or {_forward_text(explained, family)}"
+    return Advice(f"{reason}; {last}", action)
 
 
 def _chance(explained: Explanation, family: int) -> Expectation:
@@ -111,6 +122,15 @@ def _unknown_text(here: Nat, there: Nat, name: str) -> str:
     if not ends:
         return "of the NAT that both are behind: whether it passes packets from one of its hosts to another"
     return f"of the NAT or firewall of {' and of '.join(ends)}"
+
+
+def is_translated(candidates: Sequence[Candidate], family: int) -> bool:
+    """Whether somebody saw a host at another address than its own ones, in family 0 (IPv4) or 1 (IPv6)."""
+    own, seen = (
+        {each.endpoint.address for each in candidates if each.kind in kinds and _family(each) == family}
+        for kinds in ((CandidateKind.HOST,), (CandidateKind.SERVER_REFLEXIVE, CandidateKind.PEER_REFLEXIVE))
+    )
+    return bool(own) and bool(seen - own)
 
 
 def _family(candidate: Candidate) -> int:
@@ -142,23 +162,48 @@ def _port(candidates: Sequence[Candidate]) -> str:
     return f"UDP port {min(ports)}" if ports else "its UDP port"
 
 
-def _firewall_text(explained: Explanation) -> str:
+def _sides(explained: Explanation, family: int) -> tuple[tuple[str, Nat, Sequence[Candidate]], ...]:
+    here, there = _nats(explained, family)
+    return (
+        ("this node", here, explained.local_candidates),
+        (explained.name, there, explained.remote_candidates),
+    )
+
+
+def _firewall_text(explained: Explanation, family: int) -> str:
+    restricted = (Filtering.ADDRESS_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+    # Without a NAT, it is a firewall that keeps strangers out.
+    closed = [
+        _open_text(who, candidates)
+        for who, nat, candidates in _sides(explained, family)
+        if nat.mapping is Mapping.NONE and nat.filtering in restricted
+    ]
+    if closed:
+        return f"open {', or '.join(closed)}"
     here, there = _port(explained.local_candidates), _port(explained.remote_candidates)
     return f"see that no firewall at either end stops {here} of this node, or {there} of {explained.name}"
 
 
-def _forward_text(explained: Explanation) -> str:
-    sides = (("this node", explained.local_candidates), (explained.name, explained.remote_candidates))
-    # Where a port is forwarded already, forwarding it is no advice.
-    ways = [
+def _open_text(who: str, candidates: Sequence[Candidate]) -> str:
+    return f"{_port(candidates)} in the firewall of {who}"
+
+
+def _forward_text(explained: Explanation, family: int) -> str:
+    sides = _sides(explained, family)
+    # Where a port is forwarded already, forwarding it is no advice; and without a NAT there is nothing to forward.
+    forwards = [
         f"{_port(candidates)} to {who} on its router"
-        for who, candidates in sides
-        if all(each.kind is not CandidateKind.MAPPED for each in candidates)
+        for who, nat, candidates in sides
+        if nat.mapping is not Mapping.NONE and all(each.kind is not CandidateKind.MAPPED for each in candidates)
     ]
+    opens = [_open_text(who, candidates) for who, nat, candidates in sides if nat.mapping is Mapping.NONE]
+    ways = [f"open {', or '.join(opens)}"] if opens else []
+    if forwards:
+        ways.append(
+            f"forward {', or '.join(forwards)} (by hand, or by switching on UPnP, NAT-PMP or PCP there; in vain where"
+            " the provider translates addresses too)"
+        )
     if not ways:
         return "a router forwards a port already, and that did not help: is there another NAT in front of it?"
-    ipv6 = all(1 in _families(candidates) for _, candidates in sides)
-    return (
-        f"forward {', or '.join(ways)} (by hand, or by switching on UPnP, NAT-PMP or PCP there)"
-        f"{'' if ipv6 else '; or use IPv6 at both ends'}"
-    )
+    ipv6 = all(1 in _families(candidates) for _, _, candidates in sides)
+    return f"{'; or '.join(ways)}{'' if ipv6 else '; or use IPv6 at both ends'}"

@@ -33,7 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Control = Annotated[str | None, typer.Option("--control", metavar="SOCKET", help="The node's control socket.")]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", metavar="SOCKET", envvar="P2PVPN_CONTROL", help="The node's control socket."),
+]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Peer = Annotated[str, typer.Argument(metavar="NAME|IP", help="A node's name, virtual address or id.")]
 

@@ -33,6 +33,17 @@ def tap_mtu(underlay_mtu: int) -> int:
     return max(LEAST_TAP_MTU, min(TAP_MTU, underlay_mtu - AROUND_PACKET_BYTES))
 
 
+def too_long(mtu: int, underlay_mtu: int) -> str | None:
+    """What to tell who wants a virtual MTU that does not fit links of `underlay_mtu`; None where it fits."""
+    fitting = underlay_mtu - AROUND_PACKET_BYTES
+    if mtu <= max(LEAST_TAP_MTU, fitting):
+        return None
+    return (
+        f"--mtu {mtu} is more than fits links of {underlay_mtu} bytes (--underlay-mtu): packets of more than {fitting}"
+        " bytes go in pieces, which is slower"
+    )
+
+
 BYTES_PER_MBIT = 125_000.0
 MAX_MBIT = 1e6
 # Of UpSettings, what JSON has a type for.
@@ -48,6 +59,7 @@ class VpnConfig:
     aes: bool = False  # AES-GCM is done in hardware here
     underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     copy_dscp: bool = True  # the outer header shows the inner one's DSCP
+    mtu: int = TAP_MTU  # of the TAP, as it was made
     shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
 
 

@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp import UdpHost
 from ipop.authority_files import read_bundle
 from ipop.commands import Commands
-from ipop.config import UpSettings, VpnConfig, tap_mtu
+from ipop.config import UpSettings, VpnConfig, tap_mtu, too_long
 from ipop.control import ControlSocket
 from ipop.device import KernelTap
 from ipop.errors import SetupError
@@ -78,6 +78,9 @@ async def _up(settings: UpSettings) -> int:
         offloads, batching = _wanted_offloads()
         host = _listen(settings.listen, network, batching)
         undo.callback(host.close)
+        mtu = settings.mtu or tap_mtu(settings.underlay_mtu)
+        if (text := too_long(mtu, settings.underlay_mtu)) is not None:
+            log.warning("%s", text)
         tap = KernelTap(
             settings.tap,
             member.address4,
@@ -85,7 +88,7 @@ async def _up(settings: UpSettings) -> int:
             member.address6,
             network.prefix6,
             mac_for(member.address4.packed),
-            settings.mtu or tap_mtu(settings.underlay_mtu),
+            mtu,
             offloads=offloads,
             room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
         )
@@ -98,7 +101,7 @@ async def _up(settings: UpSettings) -> int:
             host,
             tap,
             VpnConfig(
-                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, shortcuts=settings.shortcuts
+                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, mtu, settings.shortcuts
             ),
         )
         vpn.counted += [host.counters, tap.counters, storage.counters]
@@ -213,7 +216,10 @@ async def _join(vpn: VpnNode, bootstraps: tuple[Bootstrap, ...], started: Callab
             vpn.start(endpoints)
             started()
 
-    await keep_resolved(bootstraps, use, vpn.is_ready)
+    def unknown(names: Sequence[Bootstrap]) -> None:
+        vpn.ring.parts.acquaintances.unknown_names = tuple(map(str, names))
+
+    await keep_resolved(bootstraps, use, vpn.is_ready, unknown)
 
 
 def _has_aes() -> bool:

@@ -18,7 +18,7 @@ from dht.host import Endpoint, Host
 from dht.ids import ID_BYTES, id_bytes
 from dht.node import RECORD_LIFETIME_S, Node, NodeConfig, NodeState, PeerView
 from dht.records import address_name, host_name, node_name
-from ipop.config import VpnConfig
+from ipop.config import BYTES_PER_MBIT, VpnConfig
 from ipop.datapath import DataPath
 from ipop.resolve import Located, Reason, Resolver
 from ipop.tap import Tap
@@ -57,6 +57,10 @@ class VpnNode:
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
         self.started_at = host.now()
         self.started = False
+        self._seeks_on_lan = config.shortcuts.lan
+        self.mtu, self.underlay_mtu = config.mtu, config.underlay_mtu
+        # How much this node relays for others at most; None: no limit.
+        self.relay_mbit = config.shortcuts.proxy_bytes_per_s / BYTES_PER_MBIT or None
         # A shell knows which offloads of the kernel's are in use.
         self.offloads: Callable[[], dict[str, Sequence[str]]] = dict
         self.counted: list[Counter[str]] = [self.ring.counters, self.datapath.counters]
@@ -113,6 +117,11 @@ class VpnNode:
         peer = self.ring.parts.sessions.peers.get(node_id)
         return id_bytes(node_id).hex() if peer is None else peer.member.name
 
+    def given_up(self, node_id: int) -> tuple[float, Endpoint] | None:
+        """How many seconds ago the edge to a node was lost, and where that node was."""
+        lost = self.ring.parts.acquaintances.lost(node_id)
+        return None if lost is None else (self.host.now() - lost[1], lost[0])
+
     def find(self, text: str, done: Callable[[Target | str], None]) -> None:
         """Calls `done` with the node that `text` means (a name, a virtual address or an id), or with what is wrong."""
         typed, text = shown(text), text.lower()
@@ -136,6 +145,9 @@ class VpnNode:
             # Nobody could be asked, and the reason is here, not there.
             done(f"no way to '{typed}': {self._outside_the_ring()}")
             return
+        if self.ring.parts.near.lists.alone:
+            done(f"no way to '{typed}': {self._alone()}")
+            return
 
         def located(found: Located) -> None:
             if isinstance(found, Reason):
@@ -149,6 +161,10 @@ class VpnNode:
             done(Target(int(text, 16), None, ()))
         else:
             self.resolver.locate_name(text, located)
+
+    def _alone(self) -> str:
+        lan = " and found nobody on the LAN" if self._seeks_on_lan else ""
+        return f"this node is alone: it was given no bootstrap{lan} (start it with --bootstrap HOST:PORT of a member)"
 
     def _outside_the_ring(self) -> str:
         state = "it is still joining" if self.ring.state is NodeState.JOINING else "none of the nodes it knows answers"

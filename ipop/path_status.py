@@ -4,13 +4,15 @@ them. An object a family, a NAT, a candidate; a node by its name where that is k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dht.host import Endpoint
 from dht.node import PeerView
-from ipop.advice import why_not_direct
+from ipop.advice import is_translated, why_not_direct
 from ipop.node import Target, VpnNode
 from ipop.status import hex_id, rounded
+from ipop.wording import duration_text
 from shortcuts.candidates import Candidate
 from shortcuts.nat import Answer, Filtering, Mapping, Nat
 from shortcuts.scope import is_ipv6
@@ -77,9 +79,11 @@ def netcheck_object(vpn: VpnNode) -> dict[str, Any]:
     }
 
 
-def nat_object(nat: Nat) -> dict[str, Any]:
-    """A NAT's behaviour in the words of RFC 4787; null for what is not known."""
+def nat_object(nat: Nat, *, translated: bool = False) -> dict[str, Any]:
+    """A NAT's behaviour in the words of RFC 4787; null for what is not known. `translated`: somebody saw the host at
+    another address than its own, which may be known while the mapping is not."""
     return {
+        "translated": nat.mapping is not Mapping.NONE if nat.mapping else translated or None,
         "mapping": None if nat.mapping is Mapping.UNKNOWN else _words(nat.mapping.name),
         "filtering": None if nat.filtering is Filtering.UNKNOWN else _words(nat.filtering.name),
         "preserves_ports": _YES_NO[nat.preserves_ports],
@@ -90,6 +94,8 @@ def nat_object(nat: Nat) -> dict[str, Any]:
 def _why_without_search(vpn: VpnNode, target: Target, peer: PeerView | None) -> dict[str, Any]:
     if peer is None:
         reason = f"there is no session with {target}: nothing was sent to it lately, or it does not answer"
+        if (lost := vpn.given_up(target.id)) is not None:
+            reason += f"; it fell silent, and was given up {duration_text(lost[0])} ago, when it was at {lost[1]}"
     elif peer.path == "direct":
         reason = f"this node has an edge to {target} at {peer.endpoint}"
     elif peer.via is not None:
@@ -131,8 +137,8 @@ def _why_explained(vpn: VpnNode, explained: Explanation) -> dict[str, Any]:
         "reason": explained.reason,
         "not_direct": None if advice is None else advice.reason,
         "advice": None if advice is None else advice.action,
-        "local_nat": _nats_object(explained.local_nat),
-        "remote_nat": None if remote is None else _nats_object(remote),
+        "local_nat": _nats_object(explained.local_nat, explained.local_candidates),
+        "remote_nat": None if remote is None else _nats_object(remote, explained.remote_candidates),
         "candidates": [
             {"side": side, **_candidate_object(candidate)}
             for side, candidates in (("local", explained.local_candidates), ("remote", explained.remote_candidates))
@@ -148,8 +154,11 @@ def _why_explained(vpn: VpnNode, explained: Explanation) -> dict[str, Any]:
     }
 
 
-def _nats_object(nats: tuple[Nat, Nat]) -> dict[str, Any]:
-    return {"ipv4": nat_object(nats[0]), "ipv6": nat_object(nats[1])}
+def _nats_object(nats: tuple[Nat, Nat], candidates: Sequence[Candidate]) -> dict[str, Any]:
+    return {
+        name: nat_object(nat, translated=is_translated(candidates, family))
+        for family, (name, nat) in enumerate(zip(("ipv4", "ipv6"), nats, strict=True))
+    }
 
 
 def _candidate_object(candidate: Candidate) -> dict[str, Any]:
@@ -187,15 +196,18 @@ def _relayed_object(vpn: VpnNode, report: NetReport) -> dict[str, Any]:
         {"one": vpn.name_of(circuit.one), "other": vpn.name_of(circuit.other), "bytes": circuit.octets}
         for circuit in report.circuits
     ]
-    return {"willing": report.willing, "carried": sorted(carried, key=lambda each: -each["bytes"])}
+    limit = None if vpn.relay_mbit is None else round(vpn.relay_mbit, 3)
+    return {"willing": report.willing, "limit_mbit": limit, "carried": sorted(carried, key=lambda each: -each["bytes"])}
 
 
 def _family_object(report: NetReport, *, ipv6: bool) -> dict[str, Any]:
+    local, outside = [each for each in report.local if is_ipv6(each.address) == ipv6], report.outside[ipv6]
+    elsewhere = outside is not None and outside.address not in {each.address for each in local}
     return {
-        "local": [str(endpoint) for endpoint in report.local if is_ipv6(endpoint.address) == ipv6],
-        "outside": _text(report.outside[ipv6]),
+        "local": [str(endpoint) for endpoint in local],
+        "outside": _text(outside),
         "witnesses": report.witnesses[ipv6],
-        "nat": nat_object(report.nat[ipv6]),
+        "nat": nat_object(report.nat[ipv6], translated=bool(local) and elsewhere),
     }
 
 

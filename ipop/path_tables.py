@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ipop.tables import PATH_STYLES, Column, make_console, path_cell, print_columns, rtt_text
+from ipop.tables import OVERLAY_MEANS, PATH_STYLES, Column, make_console, path_cell, print_columns, rtt_text
 from ipop.wording import duration_text, nat_text, route_text, size_text
 
 CANDIDATE_WORDS = {
@@ -38,12 +38,16 @@ def show_why(why: dict[str, Any]) -> None:
     if why["since_s"] is not None:
         grid.add_row("in use for", duration_text(why["since_s"]))
     if why["demand"] is not None:
-        grid.add_row("demand", Text(f"{why['demand']} (score {why['score']:.0f}: packets lately)"))
+        grid.add_row("demand", Text(why["demand"] + _score_text(why["score"])))
     if why["next_retry_s"] is not None:
         grid.add_row("next try", f"in {duration_text(why['next_retry_s'])}")
-    for who, nats in (("this node", why["local_nat"]), (why["peer"], why["remote_nat"])):
-        for family, name in FAMILIES.items():
-            if nats is not None and (family == "ipv4" or any(value is not None for value in nats[family].values())):
+    for side, who, nats in (
+        ("local", "this node", why["local_nat"]),
+        ("remote", why["peer"], why["remote_nat"]),
+    ):
+        for family in _families_shown(side, nats, why["candidates"]):
+            name = FAMILIES[family]
+            if nats is not None:
                 grid.add_row(Text(f"{name} NAT of {who}"), nat_text(nats[family]))
     if grid.row_count:
         console.print(grid)
@@ -60,6 +64,25 @@ def show_why(why: dict[str, Any]) -> None:
             for candidate in why["candidates"]
         ]
         print_columns((Column("WHERE TO TRY"), Column("ENDPOINT"), Column("HOW IT IS KNOWN", spare=1)), rows)
+    if any(path["path"] == "overlay" for path in (why, *why["paths"])):
+        console.print(Text(f"\n{OVERLAY_MEANS}", "dim"))
+
+
+def _score_text(score: float) -> str:
+    return f" (score {score:.0f}: a packet adds 1, a second takes 2)" if score >= 0.5 else ""
+
+
+def _families_shown(side: str, nats: dict[str, Any] | None, candidates: list[dict[str, Any]]) -> list[str]:
+    """The families in which a NAT is worth a word: those in which something is known of it, else the only ones in which
+    that end has an address."""
+    if nats is None:
+        return []
+    known = [family for family in FAMILIES if any(value is not None for value in nats[family].values())]
+    own = [each["endpoint"] for each in candidates if each["side"] == side and each["kind"] == "host"]
+    if not own:
+        return known
+    of_family = {"ipv4": [each for each in own if each[0] != "["], "ipv6": [each for each in own if each[0] == "["]}
+    return [family for family in known if of_family[family]] or [family for family in FAMILIES if of_family[family]]
 
 
 def _show_paths(paths: list[dict[str, Any]]) -> None:
@@ -155,6 +178,8 @@ def show_proxies(proxies: dict[str, Any]) -> None:
         console.print("nobody relays for this node")
     console.print()
     if proxies["carried"]:
+        if proxies.get("limit_mbit") is not None:
+            console.print(_relay_text(proxies))
         pairs = [(carried["one"], carried["other"], size_text(carried["bytes"])) for carried in proxies["carried"]]
         print_columns((Column("RELAYED FOR"), Column("AND"), Column("PASSED ON", right=True)), pairs)
     else:
@@ -210,7 +235,9 @@ def _relay_text(relay: dict[str, Any]) -> str:
     if not relay["willing"]:
         return "this node does not relay for others (--no-proxy)"
     count = len(relay["carried"])
-    return f"this node relays for others: {count or 'no'} pair{'' if count == 1 else 's'} of members now"
+    limit = relay.get("limit_mbit")
+    bound = "" if limit is None else f" at most {limit:g} Mbit/s"
+    return f"this node relays{bound} for others: {count or 'no'} pair{'' if count == 1 else 's'} of members now"
 
 
 def _ago_text(seconds: float | None) -> str:

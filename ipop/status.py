@@ -22,6 +22,8 @@ def status_object(vpn: VpnNode) -> dict[str, Any]:
             "uptime_s": round(vpn.host.now() - vpn.started_at, 1),
             "network": vpn.identity.network.name,
             "tap": vpn.tap.name,
+            "mtu": vpn.mtu,
+            "underlay_mtu": vpn.underlay_mtu,
             "alarm": vpn.ring.alarm,
             "expires": _iso(member.not_after),
             "offloads": vpn.offloads(),

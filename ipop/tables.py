@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -18,6 +19,7 @@ PATH_STYLES = {"direct": "green", "proxy": "cyan", "overlay": "yellow"}
 SHORT_ID_CHARS = 8
 RENEW_WITHIN_S = 30 * 86_400.0
 PIPE_WIDTH = 250
+OVERLAY_MEANS = "overlay: over the ring, through other members, encrypted end to end"
 SENTENCE_CHARS = 24  # the narrowest column in which one can still be read
 
 
@@ -31,6 +33,8 @@ def show_status(status: dict[str, Any], now: float) -> None:
     grid.add_row("node", Text(f"{node['name']}  {node['id'][:SHORT_ID_CHARS]}  of network {node['network']}"))
     grid.add_row("state", Text(node["state"], STATE_STYLES.get(node["state"], "")))
     grid.add_row("addresses", f"{'  '.join(node['addresses'])}  on {node['tap']}")
+    if "mtu" in node:
+        grid.add_row("MTU", f"{node['mtu']} bytes, on links of {node['underlay_mtu']}")
     grid.add_row("up for", duration_text(node["uptime_s"]))
     size = ring["size_estimate"]
     grid.add_row("ring", f"about {size} node{'' if size == 1 else 's'}")
@@ -84,6 +88,8 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
         for peer in peers
     ]
     print_columns(columns, rows)
+    if any(peer["path"] == "overlay" for peer in peers):
+        make_console().print(Text(f"\n{OVERLAY_MEANS}", "dim"))
 
 
 class Column(NamedTuple):
@@ -140,4 +146,19 @@ def path_cell(view: dict[str, Any]) -> Text:
 def make_console() -> Console:
     console = Console(highlight=False)
     # Into a pipe there is no width to keep to, and cut-off addresses help nobody.
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=PIPE_WIDTH, file=cast("IO[str]", _Unpadded(console.file)))
+
+
+class _Unpadded:
+    """A file that takes whole lines, and leaves out the blanks with which tables fill them up."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        return self._file.write(re.sub(" +(?=\n)", "", text))

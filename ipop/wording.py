@@ -15,7 +15,6 @@ MAPPING_WORDS = {
     "address-and-port-dependent": "symmetric: another outside port for every peer (address and port-dependent mapping)",
 }
 FILTERING_WORDS = {
-    None: "who gets in is not known yet",
     "none": "everybody gets in",
     "endpoint-independent": "everybody gets in (endpoint-independent filtering)",
     "address-dependent": "only addresses that were sent to get in (address-dependent filtering)",
@@ -56,8 +55,16 @@ def route_text(view: dict[str, Any]) -> str:
 
 
 def nat_text(nat: dict[str, Any]) -> str:
-    """What a NAT does, for people, a line each: how it maps and filters, known or not; of its habits what is known."""
-    words = [MAPPING_WORDS.get(nat["mapping"], nat["mapping"]), FILTERING_WORDS.get(nat["filtering"], nat["filtering"])]
+    """What a NAT does, for people, a line each: how it maps, known or not; of the rest what is known."""
+    words = [MAPPING_WORDS.get(nat["mapping"], nat["mapping"])]
+    if nat["mapping"] is None and nat.get("translated"):
+        symmetric = ", which is likely, as port numbers change" if nat["preserves_ports"] is False else ""
+        words = [
+            "addresses are translated; only one member could tell so far: a second one, elsewhere, would show whether"
+            f" every peer sees another port (symmetric{symmetric})"
+        ]
+    if nat["filtering"] is not None:
+        words.append(FILTERING_WORDS.get(nat["filtering"], nat["filtering"]))
     if nat["mapping"] != "none":
         words += {True: ["port numbers stay the same"], False: ["port numbers change"]}.get(nat["preserves_ports"], [])
         words += {

@@ -92,7 +92,8 @@ class _Trial:
             return f"answered in {self.rtt_ms:.1f} ms"
         if self.sent == 0:
             return "not tried"
-        return f"no answer to {self.sent} checks" if over else f"{self.sent} checks sent"
+        checks = f"{self.sent} check{'' if self.sent == 1 else 's'}"
+        return f"no answer to {checks}" if over else f"{checks} sent"
 
 
 @dataclass(slots=True, eq=False)

@@ -147,6 +147,31 @@ def test_the_end_of_which_too_little_is_known_is_named() -> None:
     assert "of this node and of bob;" in said(explained())[0]
 
 
+def test_who_was_seen_elsewhere_by_one_member_is_told_of_his_router_as_well() -> None:
+    outside = Candidate(CandidateKind.SERVER_REFLEXIVE, Endpoint("203.0.113.5", 4001))
+    seen = replace(explained(Nat(preserves_ports=Answer.NO), PORT_RESTRICTED), local_candidates=(LOCAL4, outside))
+    why, action = said(seen)
+    assert "the one of this node changes port numbers, so it is likely symmetric" in why
+    assert "firewall" in action
+    assert "forward UDP port 7077 to this node on its router" in action
+    assert "likely" not in said(replace(seen, local_nat=(UNKNOWN, UNKNOWN)))[0]
+    assert "on its router" not in said(replace(seen, local_candidates=(LOCAL4,)))[1]
+
+
+def test_without_a_nat_a_firewall_is_to_be_opened_and_nothing_forwarded() -> None:
+    closed = Nat(Mapping.NONE, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+    action = said(explained(closed, closed))[1]
+    assert action == "open UDP port 7077 in the firewall of this node, or UDP port 7078 in the firewall of bob"
+    why, action = said(explained(closed, SYMMETRIC))
+    assert "and the firewall of this node lets in only" in why
+    assert action.startswith("open UDP port 7077 in the firewall of this node; or forward UDP port 7078 to bob on its")
+    assert "to this node" not in action
+
+
+def test_a_forwarded_port_is_promised_only_where_no_provider_translates_too() -> None:
+    assert "in vain where the provider translates addresses too" in said(explained(SYMMETRIC, SYMMETRIC))[1]
+
+
 def test_two_hosts_behind_one_nat_are_told_of_hairpinning() -> None:
     outside = Candidate(CandidateKind.SERVER_REFLEXIVE, Endpoint("203.0.113.5", 4001))
     at_another_port = Candidate(CandidateKind.SERVER_REFLEXIVE, Endpoint("203.0.113.5", 4002))

@@ -27,7 +27,7 @@ from dht.session import OVERHEAD_BYTES
 from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp_batch import MAX_BATCH_BYTES
 from ipop import daemon, places, tables
-from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu
+from ipop.config import TAP_MTU, UpSettings, shortcuts_config, tap_mtu, too_long
 from ipop.control import alive
 from ipop.device_setup import super_packet_segments
 from ipop.errors import SetupError
@@ -330,7 +330,7 @@ def test_up_runs_answers_and_leaves_nothing_behind(namespace: InNamespace) -> No
     assert json.loads(p2pvpn("peers", "--json", "--control", control).stdout) == []
     assert "alice" in p2pvpn("status", "--control", control).stdout
     assert "no peers yet" in p2pvpn("peers", "--control", control).stdout
-    assert "no such node has been seen on the ring" in refused("ping", "bob", "--control", control)
+    assert "this node is alone: it was given no bootstrap" in refused("ping", "bob", "--control", control)
     assert "is not in 10.77.0.0/16" in refused("ping", "8.8.8.8", "--control", control)
     assert "this node itself" in refused("why", "alice", "--json", "--control", control)
     down = p2pvpn("down", "--control", control)
@@ -517,6 +517,13 @@ def test_an_mtu_that_nothing_could_use_is_wrong_usage(option: str, value: str) -
     assert value in done.stderr
 
 
+def test_a_virtual_mtu_that_does_not_fit_the_links_is_warned_of() -> None:
+    assert too_long(1400, 1500) is too_long(1280, 1280) is None
+    assert "packets of more than 1407 bytes go in pieces" in (too_long(1500, 1500) or "")
+    for underlay in (1280, 1400, 1500, 9000):
+        assert too_long(tap_mtu(underlay), underlay) is None
+
+
 def test_texts_for_people() -> None:
     assert [duration_text(seconds) for seconds in (0, 59, 61, 3600, 90061, 864000)] == [
         "0 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h", "10 d",
@@ -541,6 +548,8 @@ def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     for text in ("alice", "1 h 2 min", "about 3 nodes", "bob[red]", "overlay(2 hops)", "1.2 kB"):
         assert text in shown
+    assert "overlay: over the ring" in shown
+    assert " \n" not in shown
     assert shown.startswith("! this identity also runs elsewhere")
     assert "certificate" not in shown
 
@@ -648,6 +657,13 @@ def test_the_log_is_limited_for_others_faults_but_not_for_errors() -> None:
     assert passes("dht.node", logging.WARNING) is None
 
 
+def test_the_environment_may_name_the_node_that_commands_mean(tmp_path: Path) -> None:
+    assert f"at '{tmp_path / 'one'}'" in refused("status", P2PVPN_CONTROL=str(tmp_path / "one"))
+    assert f"at '{tmp_path / 'two'}'" in refused(
+        "status", "--control", tmp_path / "two", P2PVPN_CONTROL=str(tmp_path / "one")
+    )
+
+
 def test_the_one_running_node_is_found_and_several_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "SYSTEM_RUNTIME", tmp_path / "system")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "user"))
@@ -672,7 +688,8 @@ class Joining:
     def __init__(self) -> None:
         self.started = self.ready = False
         self.told: list[list[Endpoint]] = []
-        self.ring = self
+        self.ring = self.parts = self.acquaintances = self
+        self.unknown_names: tuple[str, ...] = ()
 
     def is_ready(self) -> bool:
         return self.ready
@@ -745,3 +762,9 @@ def test_a_name_unknown_at_first_is_used_when_it_is_known(join: Join, caplog: py
 
 def test_a_node_whose_bootstraps_nobody_knows_starts_all_the_same(join: Join) -> None:
     assert join(["vpn.example:7"], {}, told=1).told[0] == []
+
+
+def test_every_bootstrap_that_cannot_be_looked_up_is_named_until_it_can(join: Join) -> None:
+    wanted = ["one.invalid:7", "vpn.example:8", "two.invalid:9", "192.0.2.9:9"]
+    assert join(wanted, {"vpn.example": ["192.0.2.1"]}, told=2).unknown_names == ("one.invalid:7", "two.invalid:9")
+    assert join(["vpn.example:7"], {"vpn.example": ["192.0.2.1"]}, told=3, known_after=1).unknown_names == ()

@@ -81,7 +81,7 @@ PEERS = (
 # What programs depend on: the names, and what is under them.
 PATH_FIELDS = {"path", "via", "endpoint", "in_use", "rtt_ms", "proven_s_ago", "failures"}
 PROXY_FIELDS = PATH_FIELDS - {"path", "endpoint"}
-NAT_FIELDS = {"mapping", "filtering", "preserves_ports", "hairpins"}
+NAT_FIELDS = {"translated", "mapping", "filtering", "preserves_ports", "hairpins"}
 WHY_FIELDS = {
     "peer", "path", "reason", "local_nat", "remote_nat", "candidates", "attempts", "proxies", "score", "next_retry_s",
     "id", "via", "hops", "endpoint", "rtt_ms", "not_direct", "advice", "paths", "demand", "since_s",
@@ -100,6 +100,8 @@ class KnownPaths:
     net: NetReport = REPORT
     views: tuple[PeerView, ...] = PEERS
     pinged: PingResult | None = None
+    relay_mbit: float | None = None
+    silent: tuple[float, Endpoint] | None = None
 
     @property
     def ring(self) -> KnownPaths:
@@ -117,6 +119,9 @@ class KnownPaths:
 
     def name_of(self, node_id: int) -> str:
         return NAMES.get(node_id, f"{node_id:040x}")
+
+    def given_up(self, node_id: int) -> tuple[float, Endpoint] | None:
+        return self.silent
 
     def explain(self, peer_id: int) -> Explanation | None:
         return self.explained.get(peer_id)
@@ -176,6 +181,7 @@ def test_why_has_every_field_of_the_contract() -> None:
         assert set(why[end]) == {"ipv4", "ipv6"}
         assert all(set(nat) == NAT_FIELDS for nat in why[end].values())
     assert why["local_nat"]["ipv4"] == {
+        "translated": True,
         "mapping": "address-and-port-dependent",
         "filtering": "address-and-port-dependent",
         "preserves_ports": False,
@@ -213,6 +219,9 @@ def test_why_of_a_peer_that_nobody_searched_a_path_to_is_what_the_session_shows(
     assert set(stranger) == WHY_FIELDS
     assert (stranger["path"], stranger["hops"], stranger["score"]) == (None, None, 0.0)
     assert "there is no session" in stranger["reason"]
+    assert "silent" not in stranger["reason"]
+    dead = KnownPaths(explained={}, silent=(65.0, Endpoint("203.0.113.9", 7))).ask("why", peer="stranger")
+    assert "fell silent, and was given up 1 min 5 s ago, when it was at 203.0.113.9:7" in dead["reason"]
 
 
 def test_shortcuts_has_one_entry_a_peer_that_has_or_wants_one() -> None:
@@ -226,7 +235,7 @@ def test_shortcuts_has_one_entry_a_peer_that_has_or_wants_one() -> None:
 
 def test_proxies_shows_who_relays_for_us_and_for_whom_we_relay() -> None:
     proxies = KnownPaths().ask("proxies")
-    assert set(proxies) == {"used", "willing", "carried"}
+    assert set(proxies) == {"used", "willing", "limit_mbit", "carried"}
     assert [(used["peer"], used["via"]) for used in proxies["used"]] == [("bob[red]", "carol"), ("bob[red]", "dave")]
     assert all(set(used) == PROXY_FIELDS | {"peer", "id"} for used in proxies["used"])
     assert proxies["carried"] == [
@@ -244,6 +253,7 @@ def test_netcheck_has_a_part_for_each_family_and_for_the_router() -> None:
         "outside": "203.0.113.5:7077",
         "witnesses": 3,
         "nat": {
+            "translated": True,
             "mapping": "endpoint-independent",
             "filtering": "endpoint-independent",
             "preserves_ports": True,
@@ -341,6 +351,36 @@ def test_nothing_known_is_said_in_words(shown: Shown) -> None:
     check = shown(path_tables.show_netcheck, node.ask("netcheck"))
     for part in ("nobody has answered yet", "no address for it", "none yet"):
         assert part in " ".join(check.split())
+
+
+def test_what_one_witness_shows_is_said_and_what_nobody_knows_is_not(shown: Shown) -> None:
+    once = replace(REPORT, nat=(Nat(preserves_ports=Answer.NO), Nat()), witnesses=(1, 0))
+    check = KnownPaths(net=once).ask("netcheck")
+    assert check["ipv4"]["nat"]["translated"] is True
+    text = " ".join(shown(path_tables.show_netcheck, check).split())
+    assert "addresses are translated; only one member could tell so far" in text
+    assert "(symmetric, which is likely, as port numbers change)" in text
+    assert "who gets in" not in text
+    own = replace(once, outside=(Endpoint("192.168.1.5", 7077), None))
+    assert KnownPaths(net=own).ask("netcheck")["ipv4"]["nat"]["translated"] is None
+
+
+def test_a_node_without_ipv4_is_not_told_of_its_nat(shown: Shown) -> None:
+    only6 = (Candidate(CandidateKind.HOST, Endpoint("2001:db8::5", 7077)),)
+    unknown = (Nat(), Nat())
+    node = KnownPaths(explained={BOB: replace(EXPLAINED, local_nat=unknown, local_candidates=only6, score=0.0)})
+    text = shown(path_tables.show_why, node.ask("why", peer="bob"))
+    assert "IPv6 NAT of this node" in text
+    assert "IPv4 NAT of this node" not in text
+    assert "(score" not in text
+
+
+def test_the_bound_on_relaying_is_shown(shown: Shown) -> None:
+    bound = KnownPaths(relay_mbit=2.5)
+    for show, command in ((path_tables.show_netcheck, "netcheck"), (path_tables.show_proxies, "proxies")):
+        text = " ".join(shown(show, bound.ask(command)).split())
+        assert "relays at most 2.5 Mbit/s for others: 2 pairs" in text
+        assert "Mbit/s" not in shown(show, KnownPaths().ask(command))
 
 
 def test_netcheck_shows_what_stun_servers_said(shown: Shown) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dht.host import Endpoint
+from dht.node import NodeState
 from dht.storage import MemoryStorage
 from ipop.commands import Commands
 from ipop.config import VpnConfig
@@ -19,7 +20,7 @@ from ipop.ethernet import ipv4_packet, ipv6_packet, wrap
 from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
-from sims.engine import Engine
+from sims.engine import Engine, SimHost
 from sims.latency import Constant
 from sims.network import Network
 from tests.identities import make_identities
@@ -260,6 +261,38 @@ def test_a_node_outside_the_ring_says_so_at_once_instead_of_blaming_the_peer() -
     assert not node.is_ready()
     for text in ("bob", "10.77.9.9", "ab" * 20):
         assert at_once(node, text).startswith(f"no way to '{text}': this node is not in a ring: ")
+
+
+def test_a_node_that_can_look_up_no_bootstrap_is_isolated_and_names_them() -> None:
+    world = World(1, seed=15)
+    (identity,) = make_identities(1, seed=15, now=world.engine.now)
+    node = build_node(world.network.host(), MemoryTap(), VpnConfig(identity, MemoryStorage()))
+    node.ring.parts.acquaintances.unknown_names = ("one.invalid:7", "two.invalid:9")
+    node.start([])
+    world.engine.run_for(30)
+    assert node.ring.state is NodeState.ISOLATED
+    assert node.ring.alarm == "no bootstrap's name could be looked up: one.invalid:7, two.invalid:9"
+    assert at_once(node, "bob") == f"no way to 'bob': this node is not in a ring: {node.ring.alarm}"
+
+
+def test_why_says_when_and_where_a_node_was_last_that_died() -> None:
+    world = World(4, seed=17)
+    host, member = world.nodes[2].host, world.nodes[2].member
+    assert isinstance(host, SimHost)
+    world.network.crash(host)
+    world.engine.run_until(lambda: world.nodes[0].given_up(member.id) is not None, limit_s=120)
+    world.engine.run_until(lambda: world.nodes[0].peer(member.id) is None, limit_s=900)
+    reason = world.ask(0, "why", peer=f"{member.id:040x}")["result"]["reason"]
+    assert "it fell silent, and was given up " in reason
+    assert reason.endswith(f"when it was at {host.endpoint}")
+    assert world.nodes[0].given_up(world.nodes[1].member.id) is None
+
+
+def test_the_first_node_of_a_ring_says_that_it_is_alone() -> None:
+    world = World(1, seed=16)
+    assert world.nodes[0].is_ready()
+    for text in ("bob", "10.77.9.9", "ab" * 20):
+        assert at_once(world.nodes[0], text).startswith(f"no way to '{text}': this node is alone: it was given no boot")
 
 
 def test_down_answers_first_and_then_stops() -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from sims.lab.namespace import LabError
-from sims.lab.running import the_running
+from sims.lab.running import refuse_twins, the_running
 
 EXAMPLES = Path(__file__).with_name("labs")
 
@@ -80,6 +80,7 @@ def up(
 
     start = time.monotonic()
     plan = read_plan(plan_path(file))
+    refuse_twins(plan.name)
     with NatLab(plan) as lab:
         keeper = Keeper(lab)
         try:
@@ -107,6 +108,10 @@ def exec_(
     """Run a command on a host, such as 'p2pvpn peers', 'ping 10.77.0.2' or a shell. Its exit code is this one's."""
     from sims.lab.enter import enter
 
+    if command[0] == "--":  # As people write it who know other tools.
+        del command[0]
+    if not command:
+        raise typer.BadParameter("what is to be run there?")
     raise typer.Exit(enter(the_running(lab), node, command))
 
 

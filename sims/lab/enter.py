@@ -22,6 +22,8 @@ def enter(lab: Running, host: str, command: Sequence[str]) -> int:
     environment = {
         **os.environ,
         "XDG_RUNTIME_DIR": str(folder),
+        # Other nodes of this machine are in the same file system, so their sockets would be found as well.
+        "P2PVPN_CONTROL": str(folder / "control"),
         "PATH": f"{COMMAND.parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
     }
     # An interrupt from the keyboard is the command's, which may have its own mind about it.

@@ -72,11 +72,25 @@ def is_held(folder: Path) -> bool:
 
 
 def the_running(name: str | None) -> Running:
-    """The one that a command means. Raises LabError when there is none, or more than one and no name."""
-    found = [lab for lab in running() if name in (None, lab.name)]
+    """The one that a command means, by its name or its holder's process.
+
+    Raises LabError when there is none, or more than one and no name."""
+    found = [lab for lab in running() if name in (None, lab.name, str(lab.pid))]
     if not found:
         which = f"laboratory '{name}'" if name else "laboratory"
         raise LabError(f"no {which} is up: start one with 'p2pvpn-lab up FILE' in another terminal")
     if len(found) > 1:
-        raise LabError(f"several laboratories are up, choose one with --lab: {', '.join(lab.name for lab in found)}")
+        twins = len({lab.name for lab in found}) < len(found)
+        listed = ", ".join(f"{lab.pid} ({lab.name})" if twins else lab.name for lab in found)
+        raise LabError(f"several laboratories are up, choose one with --lab: {listed}")
     return found[0]
+
+
+def refuse_twins(name: str) -> None:
+    """Raises LabError when a laboratory of this name is up: commands could not tell the two apart."""
+    for lab in running():
+        if lab.name == name:
+            raise LabError(
+                f"a laboratory '{name}' is up already (process {lab.pid}): end it with"
+                f" 'p2pvpn-lab down --lab {lab.pid}', or copy the file under another name"
+            )

@@ -87,6 +87,10 @@ def test_the_command_brings_a_laboratory_up_works_in_it_and_takes_it_down(tmp_pa
         assert terminal.run("exec", "guest", "sh", "-c", "exit 7").returncode == 7
         status = terminal.run("exec", "guest", "p2pvpn", "status", "--json")
         assert json.loads(status.stdout)["node"]["name"] == "guest", status.stderr
+        assert terminal.run("exec", "guest", "--", "echo", "--", "-n").stdout == "-- -n\n"
+        twin = terminal.run("up", str(tmp_path / "two.toml"))
+        assert (twin.returncode, twin.stderr.count("\n")) == (1, 1)
+        assert f"'two' is up already (process {terminal.up.pid}): end it with 'p2pvpn-lab down --lab" in twin.stderr
         rows = {row["host"]: row for row in json.loads(terminal.run("status", "--json").stdout)}
         server = rows["server"]["underlay"][0]
         pings = ("exec", "guest", "ping", "-c1", "-W1", server)
@@ -98,7 +102,7 @@ def test_the_command_brings_a_laboratory_up_works_in_it_and_takes_it_down(tmp_pa
             terminal.run("wire", "guest", "--delay-ms", "5", "--only", "up").stdout == "up: delay 5 ms\ndown: perfect\n"
         )
         assert "jitter_ms is 9" in terminal.run("wire", "guest", "--jitter-ms", "9").stderr
-        down = terminal.run("down")
+        down = terminal.run("down", "--lab", str(terminal.up.pid))
         assert (down.returncode, down.stderr) == (0, "")
         assert not terminal.folders()
         assert gone(list(holders.values()))
