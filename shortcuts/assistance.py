@@ -100,19 +100,15 @@ class Assistance:
     def _stranger(self, asker: Peer, target: Endpoint, request: ProbeRequest) -> tuple[Peer, Endpoint] | None:
         """One of our edges that the asker doesn't know, and where it is: one without a NAT if there is any."""
         known = {*request.known, target.pack()[:-2]}
-        found = [
-            (peer, peer.endpoint)
+        edges = [
+            peer
             for peer in self._parts.sessions.edges()
-            if peer.endpoint is not None
-            and peer is not asker
-            and peer.up
-            and not peer.suspect
-            and is_ipv6(peer.endpoint.address) == is_ipv6(target.address)
-            and scope_of(peer.endpoint.address) is Scope.PUBLIC
-            and peer.endpoint.pack()[:-2] not in known
+            if peer.endpoint is not None and peer is not asker and peer.up and not peer.suspect
         ]
+        placed = [(peer, _place(peer, ipv6=is_ipv6(target.address))) for peer in edges]
+        found = [(peer, here) for peer, here in placed if here is not None and here.pack()[:-2] not in known]
         # What a node says of itself begins with where it listens.
-        public = [(peer, here) for peer, here in found if here in _first_of_each_family(peer)]
+        public = [(peer, here) for peer, here in found if here == _listens_at(peer, ipv6=is_ipv6(here.address))]
         return self._host.rng.choice(public or found) if found else None
 
     def _on_order(self, incoming: Incoming, message: ProbeOrder) -> ProbeSent:
@@ -137,8 +133,15 @@ class Assistance:
         self._copies.add(timer)
 
 
-def _first_of_each_family(peer: Peer) -> set[Endpoint]:
-    first: dict[bool, Endpoint] = {}
-    for endpoint in peer.declared:
-        first.setdefault(is_ipv6(endpoint.address), endpoint)
-    return set(first.values())
+def _place(peer: Peer, *, ipv6: bool) -> Endpoint | None:
+    """Where a peer is in one family and in public: as we see it, or if we use the other family, as it says itself."""
+    seen = [path for path in (peer.path, *reversed(peer.paths)) if isinstance(path, Endpoint)]
+    return next((here for here in (*seen, *peer.declared) if _is_public(here, ipv6=ipv6)), None)
+
+
+def _listens_at(peer: Peer, *, ipv6: bool) -> Endpoint | None:
+    return next((here for here in peer.declared if is_ipv6(here.address) == ipv6), None)
+
+
+def _is_public(here: Endpoint, *, ipv6: bool) -> bool:
+    return is_ipv6(here.address) == ipv6 and scope_of(here.address) is Scope.PUBLIC
