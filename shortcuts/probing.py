@@ -39,6 +39,7 @@ from shortcuts.scope import Scope, is_ipv6, scope_of
 TICK_S: Final = 5.0
 ROUND_S: Final = 600.0
 SOON_S: Final = 3.0  # after joining, and after a change
+ANEW_S: Final = 60.0  # an outside that changes all the time is not followed faster
 RETRY_S: Final = (20.0, 60.0, 180.0)  # while a round has shown nothing
 ASKED: Final = 6  # edges a round
 ASK_TIMEOUT_S: Final = (4.0,)
@@ -90,6 +91,7 @@ class _Family:
     token: bytes = b""
     timers: dict[str, Timer] = field(default_factory=dict)
     outside: Endpoint | None = None
+    anew_at: float = float("-inf")  # when it last began anew
     stranger_at: float = float("-inf")  # when one got in
     neighbor_at: float = float("-inf")  # when one from behind our own NAT came by its outside
     hairpin_token: bytes = b""
@@ -130,6 +132,7 @@ class Probing:
         """This machine's addresses changed: whatever was found is no longer so."""
         for family in self._families:
             self._begin_anew(family)
+            family.outside, family.anew_at = None, float("-inf")
 
     def sent(self, path: Path | None) -> None:
         """Something that may open a way was sent by `path`."""
@@ -186,7 +189,7 @@ class Probing:
             return
         for family in self._families:
             outside = family.observer.verdict(now).outside
-            if outside is not None and outside != family.outside:
+            if outside is not None and outside != family.outside and now - family.anew_at >= ANEW_S:
                 if family.outside is not None:
                     self._begin_anew(family)
                     family.observer.renewed()
@@ -199,6 +202,7 @@ class Probing:
 
     def _begin_anew(self, family: _Family) -> None:
         family.cancel()
+        family.anew_at = self._host.now()
         family.stage, family.due_at, family.fruitless = Stage.RESTING, None, 0
         family.stranger_at = family.neighbor_at = float("-inf")
         family.token = family.hairpin_token = b""

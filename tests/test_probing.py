@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -188,6 +189,20 @@ def test_a_box_that_leads_back_to_us_hairpins_and_one_that_doesnt_does_not() -> 
     assert members.nat(first).hairpins is Answer.YES
     assert members.nat(second).hairpins is Answer.NO
     assert not first.counters["bad_datagram"]
+
+
+def test_a_neighbour_that_comes_by_our_outside_address_shows_more_than_our_own_silence() -> None:
+    members = Members(14)
+    site = members.world.network.access.site(replace(PORT, hairpins=True), "198.18.200.1")
+    home = [members.add(interfaces=[Interface(Endpoint(site.free_address(), port), site)]) for port in (7000, 7001)]
+    members.engine.run_for(30)
+    one, other = home
+    peer = members.session(one, other)
+    outside = Endpoint("198.18.200.1", 7001)
+    one._parts.checks.check(peer, outside, lambda checked: None)
+    members.engine.run_for(30)
+    assert members.nat(other).hairpins is Answer.YES
+    assert members.nat(other).filtering is not Filtering.ENDPOINT_INDEPENDENT
 
 
 # Bounds
