@@ -120,7 +120,7 @@ class Probing:
         parts.handshakes.arrived = parts.checks.arrived = self.arrived
 
     def start(self) -> None:
-        self._timer = self._host.call_later(TICK_S * self._host.rng.random(), self._tick)
+        self._timer = self._host.call_later(TICK_S, self._tick)  # it is the rounds that are spread
 
     def stop(self) -> None:
         if self._timer is not None:
