@@ -74,6 +74,7 @@ class Acquaintances:
         self._save_timer: Timer | None = None
         self._bootstraps_at = 0.0
         self._bootstraps_every_s = CALL_ON_BOOTSTRAPS_S[0]
+        self.sent: Callable[[Endpoint], None] = lambda endpoint: None
 
     @property
     def any(self) -> bool:
@@ -218,6 +219,7 @@ class Acquaintances:
             if len(self._hellos) >= MAX_HELLOS:
                 del self._hellos[next(iter(self._hellos))]
             self._hellos[nonce] = endpoint
+            self.sent(endpoint)
             self._host.send(endpoint, hello.ask(self._identity, self._own.next(), nonce))
 
     # On disk

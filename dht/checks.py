@@ -62,6 +62,8 @@ class Checks:
         self._stopped = False
         self.heard: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.answered: Callable[[Peer, Path | None, Checked], None] = lambda peer, path, checked: None
+        self.arrived: Callable[[Path | None], None] = lambda path: None
+        self.sent: Callable[[Path | None], None] = lambda path: None
 
     def check(
         self, peer: Peer, path: Path | None, done: Done, timeout_s: float = CHECK_TIMEOUT_S, *, vital: bool = False
@@ -80,6 +82,7 @@ class Checks:
         self._pending[transaction] = _Pending(peer, path, self._host.now(), done, timer)
         self._of_peer[peer.id] += 1
         question = _CHECK + bytes((_QUESTION,)) + transaction.to_bytes(_TRANSACTION_BYTES, "big")
+        self.sent(path)
         self._sessions.send_by(peer, path, question)
         return True
 
@@ -89,6 +92,8 @@ class Checks:
             raise BadDatagram(f"a check of {len(body)} bytes")
         kind, transaction, rest = body[0], body[1 : 1 + _TRANSACTION_BYTES], body[1 + _TRANSACTION_BYTES :]
         if kind == _QUESTION and not rest:
+            self.arrived(path)
+            self.sent(path)
             here = endpoint_of(path)
             answer = bytes((_ANSWER,)) + transaction + (b"" if here is None else here.pack())
             self._sessions.send_by(peer, path, _CHECK + answer)

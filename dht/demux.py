@@ -65,6 +65,8 @@ class Demux:
         self._complained_at = 0.0
         self.packet: Callable[[Member, bytes], None] = lambda member, packet: None
         self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
+        self.probe: Callable[[bytes, Endpoint], None] = lambda datagram, source: None
+        self.sent: Callable[[Path | None], None] = lambda path: None
 
     def receive(self, datagram: bytes, source: Endpoint) -> None:
         """Handle one datagram from the network."""
@@ -174,6 +176,11 @@ class Demux:
             else:
                 self._host.send(relay, path.header() + datagram)
 
+    def carry_first(self, datagram: bytes, path: Path | None, peer_id: int) -> None:
+        """As `carry`, for what may be the first to go there, or the answer to the first to come: `sent` is told."""
+        self.sent(path)
+        self.carry(datagram, path, peer_id)
+
     def carry_batch(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int, traffic_class: int) -> None:
         """As `carry` for each, together."""
         if isinstance(path, Endpoint):
@@ -253,9 +260,12 @@ class Demux:
             case 0x15 if isinstance(path, Endpoint):
                 answer = self.acquaintances.request(datagram, path)
                 if answer is not None:
+                    self.sent(path)
                     self._host.send(path, answer)
             case 0x16 if isinstance(path, Endpoint):
                 self.acquaintances.reply(datagram, path)
+            case 0x18 if isinstance(path, Endpoint):
+                self.probe(datagram, path)
             case kind:
                 raise BadDatagram(f"no datagram of ours begins with {kind}")
 

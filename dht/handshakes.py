@@ -101,6 +101,7 @@ class Handshakes:
         self.tell_duplicate: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
         self.observed: Callable[[Endpoint, Endpoint], None] = lambda endpoint, reporter: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
+        self.arrived: Callable[[Path | None], None] = lambda path: None
 
     def begin(self, contact: Contact, paths: Sequence[Path | None], done: Done | None = None) -> None:
         """Seek a session with `contact` over `paths`: endpoints, or tunnels, or None alone for the overlay.
@@ -202,6 +203,7 @@ class Handshakes:
             self._counts["initiation_replayed"] += 1
             self._door.retract()
             return
+        self.arrived(path)
         if self._identity.member.id < member.id and any(
             path in attempt.paths and attempt.tries <= IGNORE_CROSSING_TRIES and not attempt.compact
             for attempt in self._attempts.get(member.id, ())

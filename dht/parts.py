@@ -45,7 +45,7 @@ class Parts:
         self.sessions.carry_batch = self.demux.carry_batch
         self.sessions.carry_whole = self.demux.carry_whole
         self.reach = Reach(host, identity, self.sessions)
-        self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry, counters)
+        self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry_first, counters)
         self.router = Router(me, self.sessions, self.demux.arrived, counters)
         self.router.arrived_batch = self.demux.arrived_batch
         self.exchange = Exchange(host, self.sessions, self.router, counters)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from dht.contact import Contact
 from dht.coordinate import COORDINATE_BYTES, Coordinate
 from dht.errors import BadDatagram
+from dht.host import Endpoint
 from dht.messages import MAX_CONTACT_BYTES, Message
 from dht.packing import Fields, Value
 from shortcuts.candidates import MAX_CANDIDATE_BYTES, MAX_CANDIDATES, Candidate
@@ -21,8 +22,11 @@ LAST_CODE: Final = 63
 NONCE_BYTES: Final = 8
 MAX_NEARBY: Final = 16
 MAX_RTT_MS: Final = 60_000.0
+TOKEN_BYTES: Final = 16
+MAX_KNOWN: Final = 40  # addresses in a request for a probe
 _RTT_BYTES: Final = 4
 _US_PER_MS: Final = 1000
+_ADDRESS_BYTES: Final = (4, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +119,69 @@ class Nearby(Message):
             Coordinate.parse(coordinate) if coordinate else None,
             tuple(map(Neighbor.parse, fields.octets_list(2, MAX_NEARBY, MAX_NEIGHBOR_BYTES))),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest(Message):
+    """Have somebody whom I don't know send `token` to where you see me. `known`: packed addresses of those whom the
+    sender knows, who are of no use."""
+
+    CODE = 40
+    token: bytes
+    known: tuple[bytes, ...]
+
+    def fields(self) -> dict[int, Value]:
+        return {0: self.token, 1: list(self.known[:MAX_KNOWN])}
+
+    @classmethod
+    def read(cls, fields: Fields) -> ProbeRequest:
+        known = fields.octets_list(1, MAX_KNOWN, _ADDRESS_BYTES[-1])
+        if any(len(address) not in _ADDRESS_BYTES for address in known):
+            raise BadDatagram("an address has 4 or 16 bytes")
+        return cls(fields.octets(0, TOKEN_BYTES, TOKEN_BYTES), tuple(known))
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport(Message):
+    """Somebody whom the sender sees at `source` has sent the token; None: nobody has."""
+
+    CODE = 41
+    source: Endpoint | None
+
+    def fields(self) -> dict[int, Value]:
+        return {} if self.source is None else {0: self.source.pack()}
+
+    @classmethod
+    def read(cls, fields: Fields) -> ProbeReport:
+        return cls(Endpoint.parse(fields.octets(0, 6, 18)) if 0 in fields else None)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOrder(Message):
+    """Send `token` to `target`, where somebody waits for it."""
+
+    CODE = 42
+    token: bytes
+    target: Endpoint
+
+    def fields(self) -> dict[int, Value]:
+        return {0: self.token, 1: self.target.pack()}
+
+    @classmethod
+    def read(cls, fields: Fields) -> ProbeOrder:
+        return cls(fields.octets(0, TOKEN_BYTES, TOKEN_BYTES), Endpoint.parse(fields.octets(1, 6, 18)))
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSent(Message):
+    """The token was sent, or is refused: too many ask for that."""
+
+    CODE = 43
+    sent: bool
+
+    def fields(self) -> dict[int, Value]:
+        return {0: self.sent}
+
+    @classmethod
+    def read(cls, fields: Fields) -> ProbeSent:
+        return cls(fields.flag(0))

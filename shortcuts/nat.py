@@ -25,6 +25,7 @@ from shortcuts.scope import Scope, is_ipv6, scope_of
 T = TypeVar("T", bound=Hashable)
 
 OBSERVED_S: Final = 300.0
+TRIED_S: Final = 1200.0  # what only trying tells holds longer: it is tried every ten minutes
 MAX_REPORTS: Final = 48
 MAX_MISSES: Final = 16  # a relation
 ENOUGH_WITNESSES: Final = 2
@@ -128,10 +129,18 @@ class NatObserver:
         if own != self._local:
             self._local = own
             self._reports.clear()
-            self._arrived.clear()
-            self._hairpin = None
-            for missed in self._missed.values():
-                missed.clear()
+            self.renewed()
+
+    def renewed(self) -> None:
+        """Another NAT is in front of us, or the same one anew: whom it lets in must be tried again."""
+        self._arrived.clear()
+        self._hairpin = None
+        for missed in self._missed.values():
+            missed.clear()
+
+    def is_beyond(self, source: Endpoint) -> bool:
+        """Whether what comes from there has come through the NAT, as far as addresses tell."""
+        return self._is_ours(source) and not self._is_near(source)
 
     def reported(self, now: float, reporter: Endpoint, observed: Endpoint) -> None:
         """The peer at `reporter` says that our packets come from `observed`."""
@@ -145,12 +154,12 @@ class NatObserver:
 
     def arrived(self, now: float, source: Endpoint, relation: Relation) -> None:
         """An authentic first packet came from `source`. From our own private network it proves nothing."""
-        if self._is_ours(source) and not self._is_near(source):
+        if self.is_beyond(source):
             self._arrived[relation] = now
 
     def missed(self, now: float, source: Endpoint, relation: Relation) -> None:
         """A peer says that it sent to our outside endpoint from `source`, several times, and nothing came."""
-        if relation is Relation.ENDPOINT or not self._is_ours(source) or self._is_near(source):
+        if relation is Relation.ENDPOINT or not self.is_beyond(source):
             return
         witnesses = self._missed[relation]
         witnesses.pop(source.address, None)
@@ -163,7 +172,7 @@ class NatObserver:
         self._hairpin = (now, came_back)
 
     def verdict(self, now: float) -> Verdict:
-        """What follows from the observations of the last OBSERVED_S."""
+        """What follows from what was said in the last OBSERVED_S, and tried in the last TRIED_S."""
         reports = self._alive(now)
         witnesses = {report.reporter.address: report for report in reports}
         agreed = _majority(self._seen_at(report) for report in witnesses.values())
@@ -225,7 +234,7 @@ class NatObserver:
 
     def _filtering(self, now: float, mapping: Mapping, witnesses: int) -> Filtering:
         def is_recent(at: float | None) -> bool:
-            return at is not None and now - at <= OBSERVED_S
+            return at is not None and now - at <= TRIED_S
 
         if is_recent(self._arrived.get(Relation.STRANGER)):
             return Filtering.NONE if mapping is Mapping.NONE else Filtering.ENDPOINT_INDEPENDENT
@@ -237,7 +246,7 @@ class NatObserver:
         return Filtering.ADDRESS_AND_PORT_DEPENDENT
 
     def _hairpins(self, now: float) -> Answer:
-        if self._hairpin is None or now - self._hairpin[0] > OBSERVED_S:
+        if self._hairpin is None or now - self._hairpin[0] > TRIED_S:
             return Answer.UNKNOWN
         return Answer.YES if self._hairpin[1] else Answer.NO
 

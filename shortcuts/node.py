@@ -19,12 +19,15 @@ from dht.node import Node
 from dht.path import Path, Tunnel, endpoint_of, kind_of
 from dht.peer import Peer
 from dht.relay import MAX_CIRCUITS
+from shortcuts.assistance import Assistance
 from shortcuts.candidates import Candidate, gather
+from shortcuts.contacted import Contacted
 from shortcuts.demand import MAX_SHORTCUTS, Demand
 from shortcuts.keepalive import Keepalive
 from shortcuts.monitor import Monitor, Watch
 from shortcuts.nat import Nat, NatObserver
 from shortcuts.neighborhood import Neighborhood
+from shortcuts.probing import Probing
 from shortcuts.proxies import Proxies
 from shortcuts.punching import Expectation, expectation, predicted_ports
 from shortcuts.scope import is_ipv6
@@ -79,6 +82,8 @@ class Shortcuts:
         self.seeker: Seeker | None = self.proxies
         self._observers = (NatObserver(ipv6=False), NatObserver(ipv6=True))
         self._nats: tuple[Nat, Nat] = (Nat(), Nat())
+        self._probing = Probing(host, self._parts, self._observers, Contacted(), node.counters)
+        self._assistance = Assistance(host, self._parts, node.counters)
         self._mapped: Endpoint | None = None
         self._mapping_note = "not asked for"
         self._held: set[int] = set()
@@ -122,6 +127,7 @@ class Shortcuts:
         if self.seeker is not None:
             self.seeker.start()
         self._look_at_own_endpoints()
+        self._probing.start()
         self._timer = self._host.call_later(TICK_S * self._host.rng.random(), self._tick)
 
     def stop(self) -> None:
@@ -129,6 +135,8 @@ class Shortcuts:
             self._timer.cancel()
         self.monitor.stop()
         self.upgrade.stop()
+        self._probing.stop()
+        self._assistance.stop()
         if self.seeker is not None:
             self.seeker.stop()
 
@@ -209,6 +217,7 @@ class Shortcuts:
         """This machine's addresses changed."""
         self.whereabouts.moved()
         self._look_at_own_endpoints()
+        self._probing.moved()
         self.upgrade.hurry()
 
     def _look_at_own_endpoints(self) -> None:

@@ -13,6 +13,7 @@ from shortcuts.nat import (
     MAX_REPORTS,
     NAT_BYTES,
     OBSERVED_S,
+    TRIED_S,
     Answer,
     Filtering,
     Mapping,
@@ -200,13 +201,13 @@ def test_hairpinning_is_known_once_tried() -> None:
     for came_back, expected in ((True, Answer.YES), (False, Answer.NO)):
         made.hairpinned(NOW, came_back)
         assert made.verdict(NOW).nat.hairpins is expected
-    assert made.verdict(NOW + OBSERVED_S + 1).nat.hairpins is Answer.UNKNOWN
+    assert made.verdict(NOW + TRIED_S + 1).nat.hairpins is Answer.UNKNOWN
 
 
 def test_observations_expire() -> None:
     made = behind_cone()
     made.arrived(NOW, PEERS[6], Relation.STRANGER)
-    assert made.verdict(NOW + OBSERVED_S + 1).nat == Nat()
+    assert made.verdict(NOW + TRIED_S + 1).nat == Nat()
     assert made.mapped_ports(NOW + OBSERVED_S + 1) == []
 
 

@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import pytest
 
+from ipop.control import Client
 from ipop.errors import SetupError
 from shortcuts.nat import Filtering, Mapping, Nat
 from shortcuts.punching import Expectation, expectation
 from sims.lab.namespace import LabError
 from tests.e2e.natted import BOOTSTRAP, PLANS, NattedNetwork, kind_of_host
-from tests.patience import STRICT, Promises, patient
+from tests.patience import PATIENCE_S, STRICT, Promises, patient
 
 COPIES = 3
 AT_ONCE = 4
@@ -106,6 +107,31 @@ def attempt(grid: NattedNetwork, trial: Trial) -> None:
                 trial.why = "".join(grid.why(*ends) for ends in ((trial.one, trial.other), (trial.other, trial.one)))
     except (LabError, SetupError) as error:
         trial.failure = str(error)
+
+
+def misjudged(grid: NattedNetwork) -> list[str]:
+    """The nodes that take their filter for another than theirs, and the types of which none knows it."""
+    wrong, known = [], set()
+    for name in grid.names:
+        with Client(str(grid.lab.host(name).control)) as client:
+            check = client.ask("netcheck")
+        for family, nat in zip(("ipv4", "ipv6"), NATS[kind_of_host(name)], strict=True):
+            said = check[family]["nat"]["filtering"]
+            if nat is None or said is None:
+                continue
+            known.add((kind_of_host(name), family))
+            # Behind one address nobody uses two ports here, but for symmetric NATs, and those not to everybody.
+            allowed = {nat.filtering, Filtering.ADDRESS_AND_PORT_DEPENDENT} if nat == ADDR else {nat.filtering}
+            if said not in {each.name.lower().replace("_", "-") for each in allowed}:
+                wrong.append(f"{name}: {said} in {family}")
+    return wrong + [f"nobody of type {kind} knows" for kind in PLANS if not {(kind, "ipv4"), (kind, "ipv6")} & known]
+
+
+def test_netcheck_names_whom_each_type_lets_in(grid: NattedNetwork) -> None:
+    give_up_at = time.monotonic() + 2 * PATIENCE_S
+    while (wrong := misjudged(grid)) and time.monotonic() < give_up_at:
+        time.sleep(1.0)
+    assert not wrong
 
 
 def test_every_pair_of_types_gets_the_best_path_that_theory_allows(grid: NattedNetwork, promises: Promises) -> None:
