@@ -385,6 +385,10 @@ class Near:
         self._timers.pop("push", None)
         if not self.joined:
             return
+        # Who did not belong between any two entries when its edge came up may do so now.
+        for edge in list(self._sessions.edges()):
+            if edge.up and edge.joined and self.lists.takes(edge.id):
+                self._consider(edge)
         message = self.neighbors()
         for node_id in self.lists.adjacent():
             peer = self._edge(node_id)

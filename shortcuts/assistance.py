@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import Final
 
+from dht.budget import Budget
 from dht.checks import Checked
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
-from dht.linking import Budget
 from dht.messages import Message
 from dht.parts import Parts
 from dht.peer import Peer
