@@ -27,6 +27,7 @@ from dht.peer import Peer
 from dht.ring import NearLists
 from dht.sessions import Sessions
 
+ALIVE_S = 2.0  # who was heard this recently is surely there
 STABILIZE_S = 30.0  # changes are told at once; this finds what was lost on the way
 PUSH_AFTER_S = 0.05  # changes that come together are told together
 LOOK_AROUND_S = 120.0
@@ -385,9 +386,10 @@ class Near:
         self._timers.pop("push", None)
         if not self.joined:
             return
-        # Who did not belong between any two entries when its edge came up may do so now.
+        # Who did not belong between any two entries when its edge came up may do so now; but not who may be dead.
+        since = self._host.now() - ALIVE_S
         for edge in list(self._sessions.edges()):
-            if edge.up and edge.joined and self.lists.takes(edge.id):
+            if edge.joined and edge.path_heard_at > since and not edge.suspect and self.lists.takes(edge.id):
                 self._consider(edge)
         message = self.neighbors()
         for node_id in self.lists.adjacent():

@@ -17,7 +17,8 @@ from dht.path import Path
 from dht.peer import Peer
 
 PING_TIMEOUT_S = 2.0
-TELL_WHEREABOUTS_S = 60.0  # to one peer no oftener: idle nodes are to be quiet, and coordinates move slowly
+TELL_WHEREABOUTS_S = 60.0  # to one peer no oftener: idle nodes are to be quiet, and a settled coordinate moves slowly
+SETTLED_ERROR = 0.25  # of a coordinate; before that, every ping tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,9 @@ class Pings:
         return Pong(self._joined(), incoming.endpoint, incoming.hops, self._told(incoming.peer))
 
     def _told(self, peer: Peer) -> Coordinate | None:
-        now = self._host.now()
-        if now - peer.whereabouts_told_at < TELL_WHEREABOUTS_S:
+        now, coordinate = self._host.now(), self.whereabouts()
+        recently = now - peer.whereabouts_told_at < TELL_WHEREABOUTS_S
+        if coordinate is None or (recently and coordinate.error < SETTLED_ERROR):
             return None
         peer.whereabouts_told_at = now
-        return self.whereabouts()
+        return coordinate

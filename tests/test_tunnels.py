@@ -204,9 +204,14 @@ def test_one_member_can_not_use_up_a_relay() -> None:
 def test_a_relay_without_an_edge_to_the_far_end_says_so_or_makes_one() -> None:
     world = make_world(40, 1)
     world.grow(40)
-    asker = world.nodes[0]
-    relay = next(node for node in world.nodes if path(asker, node) == "direct")
-    far = next(node for node in world.nodes if node not in (asker, relay) and path(relay, node) is None)
+    asker = world.nodes[5]
+    relay, far = next(
+        (relay, far)
+        for relay in world.nodes
+        if path(asker, relay) == "direct"
+        for far in world.nodes
+        if far not in (asker, relay) and path(relay, far) is None
+    )
     assert ask(world, asker, relay, TunnelRequest(contact(far), False)) == TunnelRefused(Refusal.NO_EDGE)
     assert isinstance(ask(world, asker, relay, TunnelRequest(contact(far), True)), TunnelGranted)
     assert path(relay, far) == "direct"

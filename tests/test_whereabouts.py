@@ -55,7 +55,7 @@ def pinged(peer: Peer, observed: Endpoint | None = HOME, idle_s: float = START_I
 def test_nodes_that_ping_each_other_learn_where_they_are() -> None:
     world = make_world(8)
     listeners = [listener(world, node) for node in world.nodes]
-    world.engine.run_for(300)
+    world.engine.run_for(1500)
     for node, whereabouts in zip(world.nodes, listeners, strict=True):
         for peer in node.parts.sessions.edges():
             assert peer.coordinate is not None
