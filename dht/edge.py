@@ -2,9 +2,9 @@
 
 | seam | the main ring | a group's ring |
 |---|---|---|
-| `Edge` | `dht.peer.Peer`: a peer, while it has a proven path | `dht.group_edges.GroupEdge`: a peer that was admitted |
-| `Edges` | `dht.sessions.Sessions` | `dht.group_edges.GroupEdges` |
-| `Links` | `dht.linking.Linker`: dials, punches, tunnels | `dht.group_edges.GroupLinks`: sessions over the main ring |
+| `Edge` | `dht.peer.Peer`, while it has a proven path | `dht.groups.edges.GroupEdge`: a peer that was admitted |
+| `Edges` | `dht.sessions.Sessions` | `dht.groups.edges.GroupEdges` |
+| `Links` | `dht.linking.Linker`: dials, punches, tunnels | `dht.groups.edges.GroupLinks`: asks for sessions |
 
 Types only.
 """

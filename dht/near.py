@@ -65,6 +65,8 @@ class Near:
         self._ask, self._tell, self._own_contact, self._counters = ask, tell, own_contact, counters
         self.lists = NearLists(me)
         self.place = Place.OUTSIDE
+        self.running = False
+        self.stabilize_s, self.look_around_s = STABILIZE_S, LOOK_AROUND_S
         self.changed: Callable[[], None] = lambda: None
         self.became: Callable[[Place], None] = lambda place: None
         self._contacts: dict[int, Contact] = {}  # of entries that have no edge (yet)
@@ -78,14 +80,16 @@ class Near:
 
     def start(self, *, alone: bool) -> None:
         """Begin outside the ring, or (`alone`) as the first member of a new one."""
-        self._later("stabilize", STABILIZE_S * self._host.rng.random(), self._stabilize)
-        self._later("look", LOOK_AROUND_S * self._host.rng.uniform(0.5, 1.0), self._look_around)
+        self.running = True
+        self._later("stabilize", self.stabilize_s * self._host.rng.random(), self._stabilize)
+        self._later("look", self.look_around_s * self._host.rng.uniform(0.5, 1.0), self._look_around)
         if alone:
             self._become(Place.MEMBER)
         else:
             self._later("alone", ALONE_AFTER_S, self._settle_alone)
 
     def stop(self) -> None:
+        self.running = False
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -226,6 +230,8 @@ class Near:
     # Joining
 
     def _join_through(self, peer: Edge) -> None:
+        if not self.running:
+            return
         self._become(Place.JOINING)
         self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
         self._join = Join(self._me, self._links, self._ask, self._enter, self._join_failed)
@@ -284,7 +290,7 @@ class Near:
     # Stabilizing
 
     def _stabilize(self) -> None:
-        self._later("stabilize", STABILIZE_S * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+        self._later("stabilize", self.stabilize_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
         if not self.joined:
             self._retry()
             return
@@ -307,7 +313,7 @@ class Near:
         self._ask(peer, NeighborsRequest(b"" if last is None else digest(last)), (Neighbors, Unchanged), heard)
 
     def _look_around(self) -> None:
-        self._later("look", LOOK_AROUND_S * self._host.rng.uniform(0.8, 1.2), self._look_around)
+        self._later("look", self.look_around_s * self._host.rng.uniform(0.8, 1.2), self._look_around)
         far = [peer for peer in self._edges.edges() if peer.joined and peer.up and peer.id not in self.lists]
         if far and self.joined:
             self.look_through(self._host.rng.choice(far))

@@ -62,6 +62,11 @@ class Upkeep:
         self.keeps: Callable[[Peer], bool] = lambda peer: False
         self.distrusted: Callable[[Peer, Path], None] = lambda peer, path: None
         self.moved: Callable[[], None] = lambda: None
+        # For the groups: how long a peer with an edge of theirs may stay silent (None: it has none); who is gone; that
+        # there is a place on the main ring.
+        self.group_silent_s: Callable[[Peer], float | None] = lambda peer: None
+        self.gone: Callable[[Peer, bool], None] = lambda peer, dead: None
+        self.joined: Callable[[], None] = lambda: None
         parts.sessions.came_up = self._came_up
         parts.sessions.roamed = self._roamed
         parts.sessions.unproven = self._unproven
@@ -76,6 +81,7 @@ class Upkeep:
         parts.overlay.doubted = self._doubted
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
+        parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
@@ -160,9 +166,14 @@ class Upkeep:
     def _restarted(self, peer: Peer) -> None:
         """A peer's process began anew: it knows none of its tunnels any more."""
         self._parts.near.restarted(peer)
-        self._removed(peer)
+        self._without_path(peer)
+        self.gone(peer, False)
 
     def _removed(self, peer: Peer) -> None:
+        self._without_path(peer)
+        self.gone(peer, False)
+
+    def _without_path(self, peer: Peer) -> None:
         self._parts.relay.gone(peer)
         self._parts.tunnels.gone(peer)
 
@@ -185,7 +196,7 @@ class Upkeep:
         peer.path, peer.taken_at = None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         self._counters["path_lost"] += 1
-        self._removed(peer)
+        self._without_path(peer)
         self._parts.overlay.edge_down(peer, dead=False)
         if needed:
             self._parts.linker.link(contact, at_once=True)
@@ -209,10 +220,12 @@ class Upkeep:
             self._parts.exchange.tell(peer, Lapse())
         path, peer.path, peer.taken_at = peer.path, None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
-        if path is None or self._host.now() - peer.demand_at > IN_USE_S:
+        in_use = self._host.now() - peer.demand_at <= IN_USE_S or self.group_silent_s(peer) is not None
+        if path is None or not in_use:
+            self.gone(peer, dead)
             self._parts.sessions.remove(peer)
         else:
-            self._removed(peer)
+            self._without_path(peer)
             if dead:
                 self._parts.liveness.probe(peer)  # it may answer over the overlay
         if path is not None:
@@ -264,11 +277,15 @@ class Upkeep:
                 log.debug("%s is %s the ring", name, place.name.lower())
         if place is Place.MEMBER:
             self._parts.replicas.republish()
+            self.joined()
 
     def _interval_s(self, peer: Peer) -> float | None:
         lists = self._parts.near.lists
         if peer.id in lists.adjacent():
             return ADJACENT_S
+        for_groups_s = self.group_silent_s(peer)
+        if for_groups_s is not None:
+            return for_groups_s
         if self._parts.overlay.wants(peer.id):
             return self.edge_interval_s
         if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
