@@ -12,6 +12,7 @@ from dht.acquaintances import Acquaintances
 from dht.checks import Checks
 from dht.contact import Contact
 from dht.counters import Counters
+from dht.delegation import Delegation
 from dht.demux import Demux
 from dht.exchange import Exchange
 from dht.fingers import Fingers
@@ -56,8 +57,15 @@ class Parts:
         self.linker = Linker(host, me, self.sessions, self.handshakes, self.router, contact, counters)
         self.near = Near(host, me, self.sessions, self.linker, self.exchange.ask, self.exchange.tell, contact, counters)
         self.fingers = Fingers(host, me, self.sessions, self.linker, self.near.lists, self.find)
+        self.delegation = Delegation(host, self.sessions, self.exchange, counters)
         self.replicas = Replicas(
-            host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
+            host,
+            identity,
+            self.near,
+            self.exchange.ask_nearest,
+            self._ask_neighbor,
+            self.delegation,
+            self.reach.network_time,
         )
         self.liveness = Liveness(host, self.sessions)
         self.pings = Pings(host, self.exchange, lambda: self.near.joined)
