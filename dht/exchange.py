@@ -55,10 +55,12 @@ class Exchange:
         self._requests = Requests(host, counters)
         self._handlers: dict[int, tuple[type[Message], Way, Callable[..., Message | None]]] = {}
 
-    def handle(self, message: type[M], way: Way, handler: Callable[[Incoming, M], Message | None]) -> None:
+    def handle(
+        self, message: type[M], way: Way, handler: Callable[[Incoming, M], Message | None], *, instead: bool = False
+    ) -> None:
         """Let `handler(incoming, message)` take messages of this type; what it returns is the answer, if one was
-        asked for. Raises ValueError for a code that is taken."""
-        if message.CODE in self._handlers:
+        asked for. Raises ValueError for a code that is taken, unless this one is to work `instead`."""
+        if message.CODE in self._handlers and not instead:
             raise ValueError(f"message code {message.CODE} is already registered")
         self._handlers[message.CODE] = (message, way, handler)
 

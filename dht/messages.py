@@ -469,3 +469,26 @@ class TunnelClosed(Message):
     @classmethod
     def read(cls, fields: Fields) -> Self:
         return cls(fields.integer(0, 0, (1 << 32) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFor(Message):
+    """To a connected peer: send a Fetch for this key to `point` for me, and pass me the Fetched."""
+
+    CODE = 30
+    point: int
+    key: int
+
+    def fields(self) -> dict[int, Value]:
+        return {0: id_bytes(self.point), 1: id_bytes(self.key)}
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        return cls(_id(fields, 0), _id(fields, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFor(Store):
+    """To a connected peer: send this Store for me, and pass me the Stored."""
+
+    CODE = 31

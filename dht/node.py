@@ -191,9 +191,11 @@ class Node:
         """Stop publishing `name`."""
         self._parts.replicas.withdraw(name)
 
-    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False) -> None:
-        """Look `name` up: what a majority of the replica points holds, or (`first`) the first valid record found."""
-        self._parts.replicas.get(name, done, first=first)
+    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False, robust: bool = False) -> None:
+        """Look `name` up: what a majority of the replica points holds, or (`first`) the first valid record found.
+        `robust`: points that show no record are asked again by other routes, through peers; it finds what hostile
+        members on the way withhold, and takes longer and more messages where there is nothing."""
+        self._parts.replicas.get(name, done, first=first, robust=robust)
 
     def open_session(self, peer_id: int, done: Callable[[Peer | None], None], contact: Contact | None = None) -> None:
         """Find a node and agree on keys with it, over an edge or the overlay; None when it can't be found or does

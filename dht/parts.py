@@ -12,6 +12,7 @@ from dht.acquaintances import Acquaintances
 from dht.checks import Checks
 from dht.contact import Contact
 from dht.counters import Counters
+from dht.delegation import Delegation
 from dht.demux import Demux
 from dht.handshakes import Handshakes
 from dht.host import Endpoint, Host
@@ -57,8 +58,15 @@ class Parts:
         self.checks = Checks(host, self.sessions, counters)
         self.relay = Relay(host, self.sessions, self.exchange, counters)
         self.tunnels = Tunnels(host, me, self.sessions, self.exchange, counters)
+        self.delegation = Delegation(host, self.sessions, self.exchange, counters)
         self.replicas = Replicas(
-            host, identity, self.near, self.exchange.ask_nearest, self._ask_neighbor, self.reach.network_time
+            host,
+            identity,
+            self.near,
+            self.exchange.ask_nearest,
+            self._ask_neighbor,
+            self.delegation,
+            self.reach.network_time,
         )
         self.liveness = Liveness(host, self.sessions)
         self.pings = Pings(host, self.exchange, lambda: self.near.joined)

@@ -1,37 +1,38 @@
 """The DHT over the ring: put, get and create of owner-signed records at four replica points.
 
 A record lives at each of `replica_points(key)`: on the node nearest the point and on that node's nearest neighbour,
-which is nearest when the first dies. Owners renew what they publish; neighbours hand records on when the ring
-changes between them; a read takes the newest valid record and mends the points that lack it.
+which is nearest when the first dies. Owners renew what they publish, through deputies too when a majority did not take
+it; neighbours hand records on when the ring changes between them; a read takes the newest valid record and mends the
+points that lack it (`dht.lookup`).
 Source: Brunet's DHT (equally spaced replicas, majority, exclusive create); signed and numbered records are BEP 44's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 
+from dht.delegation import Delegation
 from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.identity import Identity
-from dht.ids import closer, key_of
+from dht.ids import closer
+from dht.lookup import MAJORITY, WITHDRAWN_LIVES_S, Ask, GetResult, Lookup
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
 from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
 from dht.store import Outcome, RecordStore
 
-MAJORITY = REPLICAS // 2 + 1
+__all__ = ["MAJORITY", "GetResult", "PutResult", "Replicas"]
+
 KEEPERS = 2  # a point's nearest node and the one that would be nearest without it
 HAND_OVER_AFTER_S = 0.5
 RETRY_S = 5.0
-WITHDRAWN_LIVES_S = 5.0
 MAX_PUBLICATIONS = 192  # of its own, and one a group
 MAX_RAISES = 3
 BELIEVED_AHEAD_S = 7 * 86400.0  # how far ahead of now an earlier life of ours may have published
-
-Ask = Callable[[int, Message, Sequence[type[Message]], Callable[[Message | None], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,6 @@ class PutResult:
         return self.stored >= MAJORITY
 
 
-@dataclass(frozen=True, slots=True)
-class GetResult:
-    """The newest valid record of each owner, newest first, and how many replica points answered."""
-
-    records: tuple[Record, ...]
-    answered: int
-
-
 @dataclass(slots=True)
 class _Publication:
     name: str
@@ -63,6 +56,7 @@ class _Publication:
     exclusive: bool
     sequence: int = 0
     raises: int = 0
+    failures: int = 0  # in a row: less than a majority took it
     stored: bool = False  # by a majority
     timer: Timer | None = None
     waiting: list[Callable[[PutResult], None]] = field(default_factory=list)
@@ -79,10 +73,11 @@ class Replicas:
         near: Near,
         ask_nearest: Ask,
         ask_neighbor: Ask,
+        delegation: Delegation,
         clock: Callable[[], float],
     ) -> None:
         self._host, self._identity, self._near, self._clock = host, identity, near, clock
-        self._ask_nearest, self._ask_neighbor = ask_nearest, ask_neighbor
+        self._ask_nearest, self._ask_neighbor, self._delegation = ask_nearest, ask_neighbor, delegation
         self.store = RecordStore()
         self._publications: dict[str, _Publication] = {}
         self._keepers_seen: tuple[int, ...] = ()
@@ -138,10 +133,12 @@ class Replicas:
         if publication is not None:
             self._stop(publication)
 
-    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False) -> None:
+    def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False, robust: bool = False) -> None:
         """Look `name` up at all replica points. `done` is called once: with what a majority says, or (`first`) as
-        soon as any valid record is there."""
-        _Lookup(self._identity, self._clock, name, self._ask_nearest, done, first).start()
+        soon as any valid record is there. `robust`: points that show nothing are asked again through deputies."""
+        deputies = self._delegation if robust else None
+        network = self._identity.network
+        Lookup(self._host, network, self._clock, name, self._ask_nearest, done, first=first, deputies=deputies).start()
 
     def republish(self) -> None:
         """The node has just become a member: publish everything."""
@@ -245,12 +242,15 @@ class Replicas:
     def _publish(self, publication: _Publication) -> None:
         self._stop(publication)
         record = self._sign(publication)
-        outcomes: list[Outcome | None] = []
+        outcomes: dict[int, Outcome | None] = {}  # by point
         newest = 0
         told = False
+        deputies = self._delegation.deputies(REPLICAS) if publication.failures else []
+        under_way = REPLICAS + len(deputies)
 
-        def answered(answer: Message | None) -> None:
-            nonlocal newest, told
+        def answered(point: int, answer: Message | None) -> None:
+            nonlocal newest, told, under_way
+            under_way -= 1
             if self._publications.get(publication.name) is not publication:
                 return
             outcome: Outcome | None = None
@@ -258,23 +258,27 @@ class Replicas:
                 # Only claimed, not proven: nobody may push us to where no sequence is left.
                 newest = max(newest, min(answer.sequence, int((self._clock() + BELIEVED_AHEAD_S) * 1000)))
                 outcome = Outcome(answer.outcome) if answer.outcome in Outcome._value2member_map_ else None
-            outcomes.append(outcome)
-            stored = sum(outcome in (Outcome.STORED, Outcome.SAME) for outcome in outcomes)
-            settled = len(outcomes) == REPLICAS
-            if not told and (stored >= MAJORITY or settled):
+            if outcomes.get(point) not in (Outcome.STORED, Outcome.SAME):
+                outcomes[point] = outcome
+            stored = sum(outcome in (Outcome.STORED, Outcome.SAME) for outcome in outcomes.values())
+            if not told and (stored >= MAJORITY or not under_way):
                 told = True
                 self._published(publication, outcomes, stored, newest)
 
-        for point in replica_points(record.key):
-            self._ask_nearest(point, Store(point, record.raw, True), (Stored,), answered)
+        points = replica_points(record.key)
+        for point in points:
+            self._ask_nearest(point, Store(point, record.raw, True), (Stored,), partial(answered, point))
+        for point, deputy in zip(points, deputies, strict=False):
+            self._delegation.store(deputy, point, record.raw, partial(answered, point))
 
     def _published(
-        self, publication: _Publication, outcomes: Sequence[Outcome | None], stored: int, newest: int
+        self, publication: _Publication, outcomes: Mapping[int, Outcome | None], stored: int, newest: int
     ) -> None:
-        refusals = [outcome for outcome in outcomes if outcome not in (None, Outcome.STORED, Outcome.SAME)]
+        refusals = [outcome for outcome in outcomes.values() if outcome not in (None, Outcome.STORED, Outcome.SAME)]
         refusal = Outcome.TAKEN if Outcome.TAKEN in refusals else refusals[-1] if refusals else None
         result = PutResult(stored, refusal)
         publication.stored = result.ok
+        publication.failures = 0 if result.ok else publication.failures + 1
         if not result.ok and newest >= publication.sequence and publication.raises < MAX_RAISES:
             # We published a higher sequence in an earlier life, by a clock that was ahead of this one.
             publication.raises += 1
@@ -296,61 +300,3 @@ class Replicas:
         if publication.timer is not None:
             publication.timer.cancel()
             publication.timer = None
-
-
-class _Lookup:
-    """One get on its way."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        clock: Callable[[], float],
-        name: str,
-        ask_nearest: Ask,
-        done: Callable[[GetResult], None],
-        first: bool,
-    ) -> None:
-        self._identity, self._clock, self._name = identity, clock, name
-        self._ask_nearest, self._done, self._first = ask_nearest, done, first
-        self._newest: dict[int, Record] = {}
-        self._held: dict[int, dict[int, int]] = {}  # point -> owner -> sequence, of the points that answered
-        self._settled = 0
-        self._told = False
-
-    def start(self) -> None:
-        for point in replica_points(key_of(self._name)):
-            self._ask_nearest(point, Fetch(key_of(self._name)), (Fetched,), partial(self._answered, point))
-
-    def _answered(self, point: int, answer: Message | None) -> None:
-        self._settled += 1
-        if isinstance(answer, Fetched):
-            held = self._held[point] = {}
-            for raw in answer.records:
-                record = self._read(raw)
-                if record is not None:
-                    held[record.owner.id] = record.sequence
-                    known = self._newest.get(record.owner.id)
-                    if known is None or known.sequence < record.sequence:
-                        self._newest[record.owner.id] = record
-        enough = len(self._held) >= MAJORITY or (self._first and bool(self._newest))
-        if not self._told and (enough or self._settled == REPLICAS):
-            self._told = True
-            records = sorted(self._newest.values(), key=lambda record: -record.sequence)
-            self._done(GetResult(tuple(records), len(self._held)))
-        if self._settled == REPLICAS:
-            self._mend()
-
-    def _read(self, raw: bytes) -> Record | None:
-        # A replica that sends rubbish is as good as one that sends nothing: the others decide.
-        try:
-            record = Record.parse(self._identity.network, raw, self._clock())
-        except BadDatagram:
-            return None
-        return record if record.name == self._name else None
-
-    def _mend(self) -> None:
-        worth_it = self._clock() + WITHDRAWN_LIVES_S  # what is withdrawn must not be spread, only to expire on the way
-        for point, held in self._held.items():
-            for owner, record in self._newest.items():
-                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS and record.expires_at > worth_it:
-                    self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)

@@ -45,7 +45,9 @@ class Space:
         self._now = START
         self.rtt_ms = [[max(MIN_RTT_MS, 2000.0 * latency.one_way_s(a, b)) for b in range(nodes)] for a in range(nodes)]
         self.nodes = [Vivaldi(self._rng) for _ in range(nodes)]
-        self.edges = self._ring_edges(self._rng.sample(range(nodes), nodes))
+        order = self._rng.sample(range(nodes), nodes)
+        self.place = {node: place for place, node in enumerate(order)}  # round the ring
+        self.edges = self._ring_edges(order)
         self._others: list[list[int]] = []
         self._round = 0
 

@@ -25,9 +25,10 @@ SYMMETRIC = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Proxied:
-    """One pair's round trips in ms: over the first relay asked, over the fastest of those asked, over the best that
-    there is, and direct, which it can't have."""
+    """One pair's round trips in ms: over the ring, over the first relay asked, over the fastest of those asked, over
+    the best that there is, and direct, which it can't have."""
 
+    overlay_ms: float
     first_ms: float
     chosen_ms: float
     best_ms: float
@@ -50,9 +51,10 @@ def summary(found: list[Proxied]) -> dict[str, float]:
     """The medians, and their ratios, by name."""
     medians = {
         name: statistics.median(getattr(each, f"{name}_ms") for each in found)
-        for name in ("first", "chosen", "best", "direct")
+        for name in ("overlay", "first", "chosen", "best", "direct")
     }
     return medians | {
+        "overlay/direct": medians["overlay"] / medians["direct"],
         "first/best": medians["first"] / medians["best"],
         "chosen/best": medians["chosen"] / medians["best"],
         "chosen/direct": medians["chosen"] / medians["direct"],
@@ -80,7 +82,23 @@ class _Ring:
             del left[option.relay]
             asked.append(rtt_ms[one][option.relay] + rtt_ms[option.relay][other])
         best_ms = min(rtt_ms[one][relay] + rtt_ms[relay][other] for relay in self._relays)
-        return Proxied(asked[0], min(asked), best_ms, rtt_ms[one][other])
+        overlay_ms = self._one_way_ms(one, other) + self._one_way_ms(other, one)
+        return Proxied(overlay_ms, asked[0], min(asked), best_ms, rtt_ms[one][other])
+
+    def _one_way_ms(self, source: int, target: int) -> float:
+        """Along the ring, as `dht.router` goes: to the edge that leads nearest, by places on it."""
+        place, count = self._space.place, len(self._space.nodes)
+
+        def away(node: int) -> tuple[int, int]:
+            clockwise = (place[target] - place[node]) % count
+            return min(clockwise, count - clockwise), node
+
+        at, passed_ms = source, 0.0
+        while at != target:
+            hop = min(self._space.edges[at], key=away)
+            passed_ms += self._space.rtt_ms[at][hop] / 2
+            at = hop
+        return passed_ms
 
     def _options(self, one: int, other: int) -> list[Option]:
         rtt_ms, stable = self._space.rtt_ms, self._stable

@@ -7,7 +7,7 @@ node could. Source of the invariants: Zave, "Reasoning about identifier spaces",
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from sims.access import Interface, Site
 from sims.engine import Engine, SimHost
 from sims.nat import PRESETS
 from sims.network import Network
+from sims.stack import RingStack, Stack
 
 
 class OnRing(Protocol):
@@ -47,9 +48,12 @@ class Ring(Protocol):
 class World:
     """Nodes on simulated hosts. `identities` are used up in order."""
 
-    def __init__(self, engine: Engine, network: Network, identities: Sequence[Identity]) -> None:
+    def __init__(
+        self, engine: Engine, network: Network, identities: Sequence[Identity], stack: Stack | None = None
+    ) -> None:
         self.engine = engine
         self.network = network
+        self.stack = stack or RingStack()
         self.nodes: list[Node] = []
         self.hosts: dict[int, SimHost] = {}  # by node id
         self.storages: dict[int, MemoryStorage] = {}
@@ -66,23 +70,31 @@ class World:
         return Endpoint(str(IPv6Address((0x2001_0002 << 96) + number + 1)), 7000)
 
     def start(
-        self, number: int, bootstraps: Sequence[int] = (0,), config: NodeConfig | None = None, behind: str | None = None
+        self,
+        number: int,
+        bootstraps: Sequence[int] = (0,),
+        config: NodeConfig | None = None,
+        behind: str | None = None,
+        alter: Callable[[Node], None] | None = None,
     ) -> Node:
         """Start node `number`; it knows the endpoints of `bootstraps` (its own is left out), which should be public.
 
         `behind` names one of `sims.nat.PRESETS`: boxes are built for it, which stay when the node is restarted.
+        `alter` is given the node before it starts.
         """
         identity = self._identities[number]
-        if behind is not None:
+        if behind is not None and number not in self.interfaces:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
             self.interfaces[number] = self.network.access.behind(PRESETS[behind], address, address6)
         host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
-        node = Node(host, identity, storage, config or self._config)
+        node = self.stack.build(host, identity, storage, config or self._config)
+        if alter is not None:
+            alter(node)
         self.hosts[node.id] = host
         self.nodes.append(node)
         others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
-        node.start([endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
+        self.stack.start(node, [endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
         return node
 
     def site(self, number: int) -> Site | None:
@@ -106,6 +118,12 @@ class World:
         """As SIGKILL: nobody is told."""
         self.network.crash(self.hosts.pop(node.id))
         self.nodes.remove(node)
+        self.stack.forget(node)
+
+    def leave(self, node: Node) -> None:
+        """As SIGTERM: the node tells its peers; what it says is on its way when its host goes down."""
+        self.stack.stop(node)
+        self.crash(node)
 
     def successor_cycle(self, nodes: Sequence[Node] | None = None) -> bool:
         """Whether immediate successors and predecessors form one cycle in id order."""

@@ -46,6 +46,7 @@ SHELLS = {
     "sims.engine",
     "sims.figures",
     "sims.groups",
+    "sims.graph",
     "sims.proxies",
     "sims.routability",
     "sims.world",

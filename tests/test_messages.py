@@ -28,6 +28,7 @@ from dht.messages import (
     DuplicateIdentity,
     Fetch,
     Fetched,
+    FetchFor,
     Find,
     FindFor,
     Found,
@@ -42,6 +43,7 @@ from dht.messages import (
     Pong,
     Store,
     Stored,
+    StoreFor,
     Suspect,
     TunnelAccepted,
     TunnelClosed,
@@ -109,7 +111,9 @@ MESSAGES: dict[type[Message], SearchStrategy[Message]] = {
     DuplicateIdentity: st.builds(DuplicateIdentity, st.none() | endpoints),
     Store: st.builds(Store, ids, records, st.booleans()),
     Stored: st.builds(Stored, st.integers(0, 255), st.integers(0, (1 << 64) - 1)),
+    StoreFor: st.builds(StoreFor, ids, records, st.booleans()),
     Fetch: st.builds(Fetch, ids),
+    FetchFor: st.builds(FetchFor, ids, ids),
     Fetched: st.builds(Fetched, st.lists(records, max_size=MAX_RECORDS).map(tuple), hops),
 }
 

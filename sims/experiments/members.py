@@ -1,0 +1,112 @@
+"""Churns, faults, attacks and links of the experiments: who comes and goes, who turns, how far apart places are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+
+from dht.host import Rng
+from dht.node import Node
+from sims.attack import Attack, turn
+from sims.churn import PRESETS, load_trace, replay, sessions
+from sims.experiments.lookups import honest
+from sims.latency import Latency, Missing, Synthetic, load
+from sims.scenario.options import DataFile, option, share
+from sims.scenario.parts import Run
+
+HOSTILE = tuple(attack.value for attack in Attack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedChurn:
+    """Sessions from a fitted distribution (`sims.churn.PRESETS`), the world beginning in the middle of its life."""
+
+    preset: str = option(meaning="whose sessions", choices=tuple(PRESETS))
+    speed: float = option(1.0, "how many times shorter every session and absence is", above=0.0)
+
+    def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
+        return sessions(PRESETS[self.preset].scaled(1.0 / self.speed), nodes, duration_s, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedChurn:
+    """Lives as recorded: STUNner's phones."""
+
+    file: DataFile = option(meaning="a trace as `sims.churn.load_trace` reads it")
+    skip_s: float = option(0.0, "how much of each life is left out first", at_least=0.0)
+
+    def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
+        return replay(load_trace(self.file), nodes, duration_s, rng, skip_s=self.skip_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A share of all members turns hostile, for good."""
+
+    fraction: float = share(0.2, "of those that are up")
+    attack: str = option("drop", "what they do from now on", choices=HOSTILE)
+
+    def strike(self, run: Run) -> None:
+        members = [node for node in run.world.nodes if node.member and honest(node)]
+        for node in run.rng.sample(members, round(self.fraction * len(members))):
+            turn(node, Attack(self.attack), run.rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Hostile from birth: passes nothing on."""
+
+    def alter(self, node: Node, rng: Rng) -> None:
+        turn(node, Attack.DROP, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misroute:
+    """Hostile from birth: passes on to random edges."""
+
+    def alter(self, node: Node, rng: Rng) -> None:
+        turn(node, Attack.MISROUTE, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lie:
+    """Hostile from birth: the end of every lookup, which finds nothing."""
+
+    def alter(self, node: Node, rng: Rng) -> None:
+        turn(node, Attack.LIE, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticLink:
+    """Round trips as PlanetLab's, without a file (`sims.latency.synthetic`); other ones for each seed."""
+
+    def model(self, nodes: int, rng: Rng) -> Latency:
+        return Synthetic(rng.getrandbits(64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileLink:
+    """A file of any known format: a matrix of round trips, a p2psim topology (King), an OverSim node list."""
+
+    file: DataFile = option(meaning="see `sims.latency.load`")
+    unit_ms: float | None = option(None, "what one number is; none: 1, or as a topology's median tells", above=0.0)
+    missing: str = option("refuse", "pairs without a value", choices=tuple(each.value for each in Missing))
+    shuffled: bool = option(False, "nodes take places in random order, a sample of the file's")
+
+    def model(self, nodes: int, rng: Rng) -> Latency:
+        found = load(self.file, self.unit_ms, Missing(self.missing))
+        return Shuffled(found, nodes, rng) if self.shuffled else found
+
+
+class Shuffled:
+    """Another model, its first places exchanged at random, so that each seed samples other hosts."""
+
+    def __init__(self, latency: Latency, nodes: int, rng: Rng) -> None:
+        places = len(latency) if isinstance(latency, Sized) else nodes
+        self._latency = latency
+        self._order = rng.sample(range(max(places, 1)), max(places, 1))
+
+    def one_way_s(self, source: int, destination: int) -> float:
+        count = len(self._order)
+        # Nodes beyond the file's places share them, in the same order.
+        return self._latency.one_way_s(self._order[source % count], self._order[destination % count])

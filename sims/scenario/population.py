@@ -1,0 +1,88 @@
+"""The nodes of a scenario by number: who is up, who is hostile, who sits behind which NAT; starting and stopping them.
+
+Whoever starts is told of a few nodes that are up and can be reached from outside, as a person who hands out bootstraps
+would. It decides nothing about when: arrivals, churn and faults do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from dht.host import Rng
+from dht.node import Node
+from sims.world import World
+
+KNOWN = 3  # bootstraps that a starting node is told of
+
+
+class Population:
+    """Numbers 0 to `nodes` - 1 of one world. `behind[number]` names a NAT preset, None is a public address."""
+
+    def __init__(
+        self, world: World, nodes: int, behind: Sequence[str | None], hostile: Collection[int], rng: Rng
+    ) -> None:
+        self.world = world
+        self.nodes = nodes
+        self.behind = behind
+        self.hostile = frozenset(hostile)
+        self.alter: Callable[[Node], None] = lambda node: None  # turns a hostile one
+        self._rng = rng
+        self._up: dict[int, Node] = {}  # in the order of their starts
+        self._public: list[int] = []  # of those, in any order
+        self._number_of: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """How many are up."""
+        return len(self._up)
+
+    def is_up(self, number: int) -> bool:
+        return number in self._up
+
+    def node(self, number: int) -> Node:
+        """A node that is up. Raises KeyError for one that is not."""
+        return self._up[number]
+
+    def number(self, node_id: int) -> int:
+        """The number of the node with this id; KeyError when it never started."""
+        return self._number_of[node_id]
+
+    def up(self) -> list[int]:
+        """The numbers of those that are up, in the order of their starts."""
+        return list(self._up)
+
+    def honest(self) -> list[int]:
+        """Those that are up and not hostile."""
+        return [number for number in self._up if number not in self.hostile]
+
+    def down(self) -> list[int]:
+        """The numbers of those that are not up."""
+        return [number for number in range(self.nodes) if number not in self._up]
+
+    def start(self, number: int, bootstraps: Sequence[int] | None = None) -> Node:
+        """Start a node that is down, by default through up to KNOWN public ones that are up. Raises ValueError when it
+        is up."""
+        if number in self._up:
+            raise ValueError(f"node {number} is up already")
+        if bootstraps is None:
+            bootstraps = self._rng.sample(self._public, min(KNOWN, len(self._public)))
+        alter = self.alter if number in self.hostile else None
+        node = self.world.start(number, bootstraps, behind=self.behind[number], alter=alter)
+        self._up[number] = node
+        self._number_of[node.id] = number
+        if self.behind[number] is None:
+            self._public.append(number)
+        return node
+
+    def crash(self, number: int) -> None:
+        """As SIGKILL: nobody is told."""
+        self.world.crash(self._leave(number))
+
+    def leave(self, number: int) -> None:
+        """As SIGTERM: the node says goodbye to its peers, then it is gone."""
+        self.world.leave(self._leave(number))
+
+    def _leave(self, number: int) -> Node:
+        node = self._up.pop(number)
+        if self.behind[number] is None:
+            self._public.remove(number)
+        return node
