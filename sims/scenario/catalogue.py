@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sims.experiments import tables
 from sims.scenario.links import ConstantLink, CoordinateLink, MatrixLink
 
 
@@ -23,11 +24,11 @@ class Catalogue:
 
 
 SHIPPED = Catalogue(
-    workloads={},
-    probes={},
-    faults={},
+    workloads={**tables.WORKLOADS},
+    probes={**tables.PROBES},
+    faults={**tables.FAULTS},
     arrivals={},
-    churns={},
-    attacks={},
-    links={"constant": ConstantLink, "matrix": MatrixLink, "coordinates": CoordinateLink},
+    churns={**tables.CHURNS},
+    attacks={**tables.ATTACKS},
+    links={"constant": ConstantLink, "matrix": MatrixLink, "coordinates": CoordinateLink, **tables.LINKS},
 )
