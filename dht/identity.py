@@ -7,6 +7,7 @@ it. This module never sends or stores a key.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2s
 
 from cryptography.exceptions import InvalidSignature
@@ -56,10 +57,16 @@ def check_signature(member: Member, network: Network, purpose: str, content: byt
     if len(signature) != SIGNATURE_BYTES:
         raise BadDatagram(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
     try:
-        key = Ed25519PublicKey.from_public_bytes(member.public_key)
-        key.verify(signature, _signed_text(network, purpose, content))
+        _verify(member.public_key, _signed_text(network, purpose, content), signature)
     except InvalidSignature:
         raise BadDatagram(f"'{member.name}' did not sign this {purpose}") from None
+
+
+# Every full handshake brings the same signature of the same static key. What is refused raises, and so isn't remembered:
+# only members fill this.
+@lru_cache(maxsize=4096)
+def _verify(public_key: bytes, text: bytes, signature: bytes) -> None:
+    Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
 
 
 def _signed_text(network: Network, purpose: str, content: bytes) -> bytes:
