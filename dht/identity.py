@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from dht.certificate import KEY_BYTES, SIGNATURE_BYTES, Member, Network, read_certificate
 from dht.errors import BadDatagram, CertificateRefused
 from dht.ids import short
+from dht.suite import NOISE, Suite
 
 STATIC_KEY_PURPOSE = "static key"
 
@@ -27,10 +28,12 @@ class Identity:
     Raises CertificateRefused when the certificate doesn't prove membership now, or isn't for this key.
     """
 
-    __slots__ = ("_signing_key", "member", "network", "static_private", "static_public", "static_signature")
+    __slots__ = ("_signing_key", "member", "network", "static_private", "static_public", "static_signature", "suite")
 
-    def __init__(self, network: Network, certificate: bytes, signing_seed: bytes, now: float) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, certificate: bytes, signing_seed: bytes, now: float, suite: Suite = NOISE
+    ) -> None:
+        self.network, self.suite = network, suite
         self.member: Member = read_certificate(network, certificate, now)
         self._signing_key = Ed25519PrivateKey.from_private_bytes(signing_seed)
         if self._signing_key.public_key().public_bytes_raw() != self.member.public_key:

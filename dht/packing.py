@@ -69,7 +69,7 @@ def _in_order(value: object) -> object:
     kind = type(value)
     if kind in _PLAIN:  # nearly everything
         return value
-    if kind is dict or isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         plain = set(map(type, value)) <= _INTEGER
         return {key: _in_order(value[key]) for key in sorted(value, key=None if plain else _key_order)}
     if isinstance(value, (list, tuple)):
