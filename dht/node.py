@@ -86,6 +86,7 @@ class Node:
         )
         self._parts.demux.group = self.groups.receive
         self._upkeep.group_silent_s = self.groups.silent_s
+        self._upkeep.group_adjacent = self.groups.adjacent
         self._upkeep.gone = lambda peer, dead: self.groups.gone(peer.id, dead=dead)
         self._upkeep.joined = self.groups.main_ring_joined
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)

@@ -29,6 +29,7 @@ from dht.ids import RING, closer
 from dht.messages import Find, Found, Message
 from dht.node import Node
 from dht.storage import MemoryStorage
+from dht.suite import NOISE, Suite
 from ipop.authority import create_authority
 from ipop.config import VpnConfig
 from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
@@ -50,11 +51,11 @@ JOINS = 40
 BROKEN = (0.3, 0.4)  # of links, where routability is measured
 
 
-def members(count: int, seed: int) -> list[Identity]:
+def members(count: int, seed: int, suite: Suite = NOISE) -> list[Identity]:
     """Identities of one network, the same for the same seed."""
     rng = Random(seed)
     authority = create_authority("figures", IPv4Network("10.64.0.0/12"), START, rng)
-    return [authority.issue(f"n{number}", None, START, rng).identity(START) for number in range(count)]
+    return [authority.issue(f"n{number}", None, START, rng).identity(START, suite) for number in range(count)]
 
 
 def latency_from(path: str | None) -> Latency:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dht.budget import Budget
@@ -204,6 +204,11 @@ class Groups:
         if any(peer.id in subring.ring.near.lists.adjacent() for subring in sharing):
             return min(ADJACENT_S, self._interval_s())
         return self._interval_s()
+
+    def adjacent(self) -> Iterator[int]:
+        """Whom some group has for immediate successor or predecessor."""
+        for subring in self._by_tag.values():
+            yield from subring.ring.near.lists.adjacent()
 
     def _make(self, right: Right, notice: bytes) -> Subring:
         subring = Subring(
