@@ -66,6 +66,7 @@ class Demux:
         self.packet: Callable[[Member, bytes], None] = lambda member, packet: None
         self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
         self.group: Callable[[Peer, bytes, Path | None], None] = lambda peer, plaintext, path: None
+        self.run: Callable[[Member, memoryview, int], None] = self._take_run_apart
         self.probe: Callable[[bytes, Endpoint], None] = lambda datagram, source: None
         self.sent: Callable[[Path | None], None] = lambda path: None
 
@@ -135,7 +136,14 @@ class Demux:
             for start in range(0, len(buffer), size):
                 one(bytes(buffer[start : start + size]))
             return
-        peer, plaintexts, refused = opened
+        peer, plaintexts, refused, run, each_bytes = opened
+        if run is not None:
+            if bytes(run[::each_bytes]).count(Inner.SEGMENT) * each_bytes >= len(run):
+                peer.demand_at = self._host.now()
+                peer.packets += -(-len(run) // each_bytes)
+                self.run(peer.member, run, each_bytes)
+                return
+            plaintexts = [bytes(run[start : start + each_bytes]) for start in range(0, len(run), each_bytes)]
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
                 peer.demand_at = self._host.now()
@@ -154,6 +162,9 @@ class Demux:
         head = bytes(buffer[:skip])
         for datagram in refused:
             one(head + datagram)
+
+    def _take_run_apart(self, member: Member, run: memoryview, size: int) -> None:
+        self.traffic(member, [bytes(run[start : start + size]) for start in range(0, len(run), size)])
 
     def _deliver_each(self, peer: Peer, plaintexts: list[bytes], path: Path | None) -> None:
         for plaintext in plaintexts:
@@ -195,6 +206,16 @@ class Demux:
             else:
                 header = path.header()
                 self._host.send_batch(relay, [header + datagram for datagram in datagrams], traffic_class)
+
+    def way(self, path: Path | None) -> tuple[Endpoint, bytes] | None:
+        """Where what goes by `path` is sent, and what stands in front of each datagram. None over the ring, or when the
+        tunnel is gone."""
+        if isinstance(path, Endpoint):
+            return path, b""
+        if path is None:
+            return None
+        relay = self.tunnels.relay_of(path)
+        return None if relay is None else (relay, path.header())
 
     def carry_whole(self, datagram: bytes, path: Path) -> bool:
         """As `carry`, in one piece or not at all; False when our own link can't carry it."""

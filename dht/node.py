@@ -42,6 +42,7 @@ RECORD_LIFETIME_S = 7200.0
 _ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
 ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
 _PACKET = bytes((Inner.PACKET,))
+_SEGMENTS_FEATURE = int(Feature.SEGMENTS)
 
 M = TypeVar("M", bound=Message)
 
@@ -237,7 +238,7 @@ class Node:
         """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
         whole packets only."""
         peer = self._parts.sessions.peers.get(peer_id)
-        if peer is not None and not peer.features & Feature.SEGMENTS:
+        if peer is not None and not peer.features & _SEGMENTS_FEATURE:
             return 0
         sessions = self._parts.sessions
         if peer is None or peer.path is None:
@@ -248,6 +249,12 @@ class Node:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
         by `on_packet` instead. The last call wins."""
         self._parts.demux.traffic = callback
+
+    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None:
+        """Give segments that came together, all of `size` bytes but for the last, which may be shorter, to
+        `callback(member, run, size)`, one behind the other in memory that is good until it returns. Without it they
+        come by `on_traffic`. The last call wins."""
+        self._parts.demux.run = callback
 
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None:
         """Give every IP packet that a peer sent us to `callback(member, packet)`. The last call wins."""

@@ -18,16 +18,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
 from dht.features import Feature
 from dht.fragments import MAX_MESSAGE_BYTES, cut
-from dht.host import Host
+from dht.host import Endpoint, Host
 from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
-from dht.session import Keypair, NoKeypair
+from dht.runs import is_run, most
+from dht.session import OVERHEAD_BYTES, Keypair, NoKeypair
 from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
@@ -35,7 +37,19 @@ BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in u
 _INDEX_BYTES = slice(4, 8)
 _CHECK = bytes((Inner.CHECK,))
 _ECN_MASK = 3  # of a traffic class
+_ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
 _QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
+
+
+class Opened(NamedTuple):
+    """Datagrams that were opened together: as a run of plaintexts of `size` bytes, the last perhaps shorter, which is
+    good only until the next is opened; or each by itself, with those datagrams that must be judged one by one."""
+
+    peer: Peer
+    plaintexts: Sequence[bytes]
+    refused: Sequence[bytes]
+    run: memoryview | None
+    size: int
 
 
 class UnknownSession(StaleDatagram):
@@ -51,6 +65,7 @@ class Sessions:
 
     `carry(datagram, path, peer_id)` moves a datagram: by a path, or over the overlay when it is None;
     `carry_batch(datagrams, path, peer_id, traffic_class)` moves several, or what has a traffic class.
+    `way(path)` says where datagrams go at once, and with what in front; None when they must be carried.
     `deliver(peer, plaintext, path)` takes what was opened. `renew(peer)` begins a handshake.
     """
 
@@ -68,6 +83,7 @@ class Sessions:
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
+        self.way: Callable[[Path | None], tuple[Endpoint, bytes] | None] = lambda path: None
         self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
         self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
         self.renew: Callable[[Peer], None] = lambda peer: None
@@ -216,13 +232,10 @@ class Sessions:
         self._drop_stale_indices(peer)
         self.restarted(peer)
 
-    def open_batch(
-        self, buffer: memoryview, size: int, path: Path | None, hops: int, skip: int = 0
-    ) -> tuple[Peer, list[bytes], list[bytes]] | None:
-        """Open transport packets that came together by `path`, or over the overlay: their peer, their plaintexts, and
-        those datagrams that `receive` must judge. None when it must judge them all: only a session in its steady
-        state is served here, so that whatever changes it happens in one place. Each of the `size` bytes begins with
-        `skip` that are not the packet's."""
+    def open_batch(self, buffer: memoryview, size: int, path: Path | None, hops: int, skip: int = 0) -> Opened | None:
+        """Open transport packets that came together by `path`, or over the overlay. None when `receive` must judge
+        them all: only a session in its steady state is served here, so that whatever changes it happens in one place.
+        Each of the `size` bytes begins with `skip` that are not the packet's."""
         entry = self._by_index.get(int.from_bytes(buffer[4 + skip : 8 + skip], "big"))
         if entry is None or size > MAX_MESSAGE_BYTES:
             return None
@@ -236,17 +249,23 @@ class Sessions:
             or not peer.session.is_current(keypair, now)
         ):
             return None
-        plaintexts, refused = keypair.open_all(buffer, size, skip)
-        if plaintexts:
-            if path is not None:
-                peer.came_by(path, now)
-            elif peer.path is None:
-                peer.hops = hops
-            peer.rx_bytes += len(buffer) - sum(map(len, refused))
-            peer.heard(path, now)
-            if peer.session.wants_rekey(now, receiving=True):
-                self.renew(peer)
-        return peer, plaintexts, refused
+        run = keypair.open_run(buffer, size, skip)
+        if run is not None:
+            opened = Opened(peer, (), (), *run)
+        else:
+            plaintexts, refused = keypair.open_all(buffer, size, skip)
+            opened = Opened(peer, plaintexts, refused, None, 0)
+            if not plaintexts:
+                return opened
+        if path is not None:
+            peer.came_by(path, now)
+        elif peer.path is None:
+            peer.hops = hops
+        peer.rx_bytes += len(buffer) - sum(map(len, opened.refused))
+        peer.heard(path, now)
+        if peer.session.wants_rekey(now, receiving=True):
+            self.renew(peer)
+        return opened
 
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
@@ -258,6 +277,8 @@ class Sessions:
             ]
             return any(sent)
         now = self._host.now()
+        if len(plaintexts) > 1 and is_run(plaintexts) and self._send_run(peer, plaintexts, now, traffic_class):
+            return True
         try:
             datagrams = peer.session.seal_all(plaintexts, now)
         except NoKeypair:
@@ -267,6 +288,27 @@ class Sessions:
             peer.unanswered_at = now
         peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+        return True
+
+    def _send_run(self, peer: Peer, plaintexts: Sequence[bytes], now: float, traffic_class: int) -> bool:
+        """Send plaintexts of one length without a copy; False when that can't be done."""
+        way = self.way(peer.path)
+        if way is None:
+            return False
+        endpoint, before = way
+        size = len(before) + OVERHEAD_BYTES + len(plaintexts[0])
+        outer = _for_peer(peer, traffic_class)
+        step = most(size)
+        for start in range(0, len(plaintexts), step):
+            run = peer.session.seal_run(plaintexts[start : start + step], before, now)
+            if run is None:
+                return start > 0  # The keys are used up between two parts: the rest is lost.
+            peer.tx_bytes += len(run)
+            self._host.send_run(endpoint, run, size, outer)
+        if peer.unanswered_at is None:
+            peer.unanswered_at = now
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
@@ -358,4 +400,4 @@ class Sessions:
 
 def _for_peer(peer: Peer, traffic_class: int) -> int:
     """RFC 6040, section 4.3: who would not hand a congestion mark on must not be sent what may be marked."""
-    return traffic_class if peer.features & Feature.ECN else traffic_class & ~_ECN_MASK
+    return traffic_class if peer.features & _ECN_FEATURE else traffic_class & ~_ECN_MASK

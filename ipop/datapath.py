@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 MAX_FLOWS = 8192
 BATCH_PACKETS = 32  # Sent without waiting for the end of what the TAP has; more gain little.
+RUN_PACKETS = 8  # So many segments of one super-packet are sent by themselves, for they are of one length.
 
 # TCP's data waits while anything else is sent, so that a bulk stream does not hold up pings, names and voice.
 BULK_BYTES = 192 << 10  # A wake-up: less than a millisecond's work.
@@ -66,6 +67,7 @@ class Ring(Protocol):
     def room_bytes(self, peer_id: int) -> int: ...
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...
+    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None: ...
 
 
 class Flow:
@@ -121,6 +123,7 @@ class DataPath:
         self._tap.on_drained(self.drained)
         self._ring.on_packet(self.inbound)
         self._ring.on_traffic(self.inbound_traffic)
+        self._ring.on_run(self.inbound_run)
 
     def stop(self) -> None:
         """Nothing is sent or written after this."""
@@ -219,11 +222,12 @@ class DataPath:
                 self.counters["outbound_session_lost"] += 1
 
     def _add(self, flow: Flow, plaintexts: Sequence[bytes], traffic_class: int) -> None:
-        if flow is not self._batch_flow or traffic_class != self._batch_class:
+        run = len(plaintexts) >= RUN_PACKETS
+        if run or flow is not self._batch_flow or traffic_class != self._batch_class:
             self.flush()
             self._batch_flow, self._batch_class = flow, traffic_class
         self._batch += plaintexts
-        if len(self._batch) >= BATCH_PACKETS:
+        if run or len(self._batch) >= BATCH_PACKETS:
             self.flush()
 
     def inbound_traffic(self, member: Member, plaintexts: Sequence[bytes]) -> None:
@@ -253,6 +257,27 @@ class DataPath:
             except BadDatagram:
                 self.counters["inner_malformed"] += 1
         if run is not None:
+            self._write_run(run, origin)
+
+    def inbound_run(self, member: Member, plaintexts: memoryview, size: int) -> None:
+        """As `inbound_traffic`, for segments that lie one behind the other, each of `size` bytes but for the last."""
+        if self._host.received_class & MAY_CHANGE:
+            each = [bytes(plaintexts[at : at + size]) for at in range(0, len(plaintexts), size)]
+            self.inbound_traffic(member, each)
+            return
+        if not self._running:
+            return
+        at = 0
+        while at < len(plaintexts):
+            try:
+                run = Run(bytes(plaintexts[at : at + size]))
+                origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
+            except BadDatagram:
+                self.counters["inner_malformed"] += 1
+                at += size
+                continue
+            at += size
+            at += run.extend_all(plaintexts, at, size)
             self._write_run(run, origin)
 
     def _write_run(self, run: Run, origin: Origin | None) -> None:
