@@ -65,6 +65,7 @@ class Demux:
         self._complained_at = 0.0
         self.packet: Callable[[Member, bytes], None] = lambda member, packet: None
         self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
+        self.group: Callable[[Peer, bytes, Path | None], None] = lambda peer, plaintext, path: None
         self.probe: Callable[[bytes, Endpoint], None] = lambda datagram, source: None
         self.sent: Callable[[Path | None], None] = lambda path: None
 
@@ -224,6 +225,8 @@ class Demux:
                 self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:
                 self.router.receive(plaintext[1:], self._host.received_class)
+            case Inner.GROUP:
+                self.group(peer, plaintext, path)
             case Inner.CHECK:
                 self.checks.received(peer, plaintext[1:], path)
             case kind:

@@ -16,7 +16,8 @@ class Feature(IntFlag):
     SEGMENTS = 1  # takes Inner.SEGMENT and Inner.PARTIAL; other peers get whole packets
     ECN = 2  # hands congestion marks of the outer header on to the inner one (RFC 6040); to others, none are invited
     SIZE = 4  # answers Inner.SIZE
+    GROUPS = 8  # takes Inner.GROUP
 
 
-ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE
+ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS
 MAX_FEATURES: Final = (1 << 32) - 1

@@ -31,7 +31,8 @@ SLEPT_S = 15.0
 class Liveness:
     """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it;
     `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed; `slept(gap_s)`: this machine was
-    asleep; `ping(peer)` sends one."""
+    asleep; `ping(peer)` sends one. `overlay_interval_s(peer)`: as `interval_s`, for peers without a path of their own;
+    None: nobody needs a sign of life from this one."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Liveness:
         self._host, self._sessions = host, sessions
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
+        self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
@@ -101,7 +103,11 @@ class Liveness:
                 self.probe(peer)
             return
         if peer.path is None:
-            if silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
+            interval_s = self.overlay_interval_s(peer)
+            if interval_s is not None:
+                if silent_s >= interval_s:
+                    self.probe(peer)
+            elif silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
                 self._sessions.remove(peer)
             return
         interval_s = self.interval_s(peer)

@@ -17,6 +17,7 @@ from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.features import Feature
+from dht.groups.table import Groups
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
@@ -72,6 +73,21 @@ class Node:
         self._parts.handshakes.has_aes = config.aes
         self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
         self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
+        self.groups = Groups(
+            host,
+            identity,
+            storage,
+            self,
+            lambda contact, done: self.open_session(contact.id, done, contact),
+            lambda contact, done: self._parts.linker.link(contact, done, direct_only=True),
+            self._parts.reach.contact,
+            lambda: self._upkeep.edge_interval_s,
+            self.counters,
+        )
+        self._parts.demux.group = self.groups.receive
+        self._upkeep.group_silent_s = self.groups.silent_s
+        self._upkeep.gone = lambda peer, dead: self.groups.gone(peer.id, dead=dead)
+        self._upkeep.joined = self.groups.main_ring_joined
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
 
     @property
@@ -114,6 +130,7 @@ class Node:
         self._host.on_receive(self._parts.demux.receive)
         self._host.on_receive_batch(self._parts.demux.receive_batch)
         self._host.on_addresses_changed(self._upkeep.addresses_changed)
+        self.groups.start()
         self._parts.start(bootstraps)
         self._upkeep.start()
 
@@ -125,6 +142,7 @@ class Node:
         for peer in list(self._parts.sessions.peers.values()):
             if peer.up:
                 self._parts.exchange.tell(peer, Leave())
+        self.groups.stop()
         self._parts.stop()
         self._upkeep.stop()
         self._host.on_receive(lambda datagram, source: None)

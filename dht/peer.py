@@ -1,12 +1,14 @@
 """What a node keeps of one other node that it has, or had, a session with.
 
-Plain state: no timers and no I/O. `path` is the one in use, proven both ways: direct, or through a relay. A peer that
-has one is an *edge* of this node. A peer without one is reached over the overlay.
+Plain state, without timers; what is sent to it, `Sessions` seals and carries. `path` is the one in use, proven both
+ways: direct, or through a relay. A peer that has one is an *edge* of this node. A peer without one is reached over the
+overlay.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
@@ -30,10 +32,21 @@ class Reborn(NamedTuple):
     datagram_bytes: int = 0
 
 
+class Carrier(Protocol):
+    """Seals what is for a peer and sends it on its way: `dht.sessions.Sessions`."""
+
+    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool: ...
+
+    def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool: ...
+
+    def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool: ...
+
+
 class Peer:
-    """One other node: who it is, its session, its path, and when it was last heard."""
+    """One other node: who it is, its session, its path, and when it was last heard. An `Edge` of the main ring."""
 
     __slots__ = (
+        "_carrier",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
@@ -70,7 +83,8 @@ class Peer:
         "whereabouts_told_at",
     )
 
-    def __init__(self, member: Member, static: bytes, now: float) -> None:
+    def __init__(self, member: Member, static: bytes, now: float, carrier: Carrier) -> None:
+        self._carrier = carrier
         self.id = member.id
         self.member = member
         self.static = static
@@ -111,6 +125,11 @@ class Peer:
         """Where the peer is, when the path in use is direct."""
         return endpoint_of(self.path)
 
+    @property
+    def direct(self) -> bool:
+        """Whether the path in use is direct."""
+        return isinstance(self.path, Endpoint)
+
     def is_at(self, endpoint: Endpoint) -> bool:
         """Whether the peer is known to send from there: by the path in use, or by another one lately proven."""
         return endpoint == self.path or endpoint in self.paths
@@ -129,6 +148,18 @@ class Peer:
         endpoints = [here] if here is not None else []
         endpoints += [endpoint for endpoint in self.declared if endpoint != here]
         return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+
+    def send(self, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
+        """As `Sessions.send`."""
+        return self._carrier.send(self, plaintext, expects_answer=expects_answer, traffic_class=traffic_class)
+
+    def send_all(self, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
+        """As `Sessions.send_all`."""
+        return self._carrier.send_all(self, plaintexts, traffic_class)
+
+    def answer(self, plaintext: bytes, path: Path | None) -> bool:
+        """As `Sessions.answer`."""
+        return self._carrier.answer(self, plaintext, path)
 
     def said(self, features: int, datagram_bytes: int) -> None:
         """What the peer told of itself in a handshake."""

@@ -27,7 +27,7 @@ KEEPERS = 2  # a point's nearest node and the one that would be nearest without 
 HAND_OVER_AFTER_S = 0.5
 RETRY_S = 5.0
 WITHDRAWN_LIVES_S = 5.0
-MAX_PUBLICATIONS = 64
+MAX_PUBLICATIONS = 192  # of its own, and one a group
 MAX_RAISES = 3
 BELIEVED_AHEAD_S = 7 * 86400.0  # how far ahead of now an earlier life of ours may have published
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from dht.edge import Edge, Edges
 from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
 from dht.ids import RING, closer, distance
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
-from dht.peer import Peer
-from dht.sessions import Sessions
 
 _ROUTED = bytes((Inner.ROUTED,))
 
@@ -23,24 +22,22 @@ _ROUTED = bytes((Inner.ROUTED,))
 class Router:
     """Passes envelopes on; `arrived(envelope, hops)` takes those that end here."""
 
-    def __init__(
-        self, me: int, sessions: Sessions, arrived: Callable[[Envelope, int], None], counters: Counter[str]
-    ) -> None:
+    def __init__(self, me: int, edges: Edges, arrived: Callable[[Envelope, int], None], counters: Counter[str]) -> None:
         self._me = me
-        self._sessions = sessions
+        self._edges = edges
         self._arrived = arrived
         self._counters = counters
         self.joined: Callable[[], bool] = lambda: False
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
 
-    def next_hop(self, target: int, mode: Mode) -> Peer | None:
+    def next_hop(self, target: int, mode: Mode) -> Edge | None:
         """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
-        best: Peer | None = None
-        doubtful: Peer | None = None
+        best: Edge | None = None
+        doubtful: Edge | None = None
         # A node that has not joined owns no part of the ring: it is never the nearest.
         best_distance = distance(self._me, target) if self.joined() else RING
         best_id = self._me
-        for peer in self._sessions.peers.values():
+        for peer in self._edges.peers.values():
             if peer.path is None or not peer.up:
                 continue
             if peer.id == target and (peer.joined or mode == Mode.EXACT):
@@ -104,7 +101,7 @@ class Router:
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += len(payloads)
         header = _ROUTED + envelope._replace(hop_limit=envelope.hop_limit - 1, payload=b"").pack()
-        self._sessions.send_all(hop, [header + payload for payload in payloads], traffic_class)
+        hop.send_all([header + payload for payload in payloads], traffic_class)
 
     def _arrived_each(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
         for payload in payloads:
@@ -134,4 +131,4 @@ class Router:
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += 1
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
-        self._sessions.send(hop, _ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
+        hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)

@@ -101,7 +101,7 @@ class Sessions:
             idle = min(self.peers.values(), key=lambda other: (other.path is not None, other.heard_at))
             self.remove(idle)
             self._counters["peer_table_full"] += 1
-        peer = self.peers[member.id] = Peer(member, static, self._host.now())
+        peer = self.peers[member.id] = Peer(member, static, self._host.now(), self)
         return peer
 
     def install(self, peer: Peer, keypair: Keypair) -> None:
@@ -122,6 +122,12 @@ class Sessions:
         self.removed(peer)
         if self.peers.get(peer.id) is peer:
             del self.peers[peer.id]
+
+    def drop(self, node_id: int) -> None:
+        """As `remove`, by node id."""
+        peer = self.peers.get(node_id)
+        if peer is not None:
+            self.remove(peer)
 
     def forget(self, now: float) -> None:
         """Drop keys that are too old to be of use."""
