@@ -77,7 +77,7 @@ class Node:
             host,
             identity,
             storage,
-            self,
+            self._parts.replicas,
             lambda contact, done: self.open_session(contact.id, done, contact),
             lambda contact, done: self._parts.linker.link(contact, done, direct_only=True),
             self._parts.reach.contact,

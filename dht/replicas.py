@@ -132,6 +132,12 @@ class Replicas:
         for point in replica_points(record.key):
             self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)
 
+    def lapse(self, name: str) -> None:
+        """Stop renewing `name`: what is out there stays until it expires."""
+        publication = self._publications.pop(name, None)
+        if publication is not None:
+            self._stop(publication)
+
     def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False) -> None:
         """Look `name` up at all replica points. `done` is called once: with what a majority says, or (`first`) as
         soon as any valid record is there."""
@@ -343,7 +349,8 @@ class _Lookup:
         return record if record.name == self._name else None
 
     def _mend(self) -> None:
+        worth_it = self._clock() + WITHDRAWN_LIVES_S  # what is withdrawn must not be spread, only to expire on the way
         for point, held in self._held.items():
             for owner, record in self._newest.items():
-                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS:
+                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS and record.expires_at > worth_it:
                     self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)

@@ -81,15 +81,23 @@ def issue(
     ca: Annotated[str, typer.Option(metavar="FILE", help="The network's private file, NET.ca.")],
     out: Annotated[str, typer.Option(metavar="FILE", help="Where the node's bundle goes.")],
     address: Annotated[str | None, typer.Option(metavar="IP", help="Its virtual IPv4 address; else the next.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP", help="A group it belongs to; else those it had. Repeatable.")
+    ] = None,
+    no_groups: Annotated[bool, typer.Option("--no-groups", help="It belongs to no group any more.")] = False,
 ) -> None:
     """Write a node's bundle: key, certificate and network profile."""
     from pathlib import Path
 
     from ipop import authority_files
 
-    bundle = authority_files.issue(name, Path(ca), Path(out), address, warn=_warn)
+    if group and no_groups:
+        raise typer.BadParameter("--group and --no-groups exclude each other")
+    groups = () if no_groups else group
+    bundle = authority_files.issue(name, Path(ca), Path(out), address, warn=_warn, groups=groups)
     member = bundle.member
-    print(f"{out}  {member.name} {member.address4} {member.address6}")
+    named = "".join(f" {grant.group}" for grant in member.grants)
+    print(f"{out}  {member.name} {member.address4} {member.address6}" + (f"  groups:{named}" if named else ""))
 
 
 @app.command()

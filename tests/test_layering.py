@@ -45,6 +45,7 @@ SHELLS = {
     "shortcuts.upnp",
     "sims.engine",
     "sims.figures",
+    "sims.groups",
     "sims.proxies",
     "sims.routability",
     "sims.world",

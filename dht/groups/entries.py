@@ -21,17 +21,22 @@ from dht.replicas import GetResult
 from dht.ring import NearLists
 
 ENTRY_LIFETIME_S = 1800.0
-LOOK_S = (0.5, 480.0)  # between two looks, doubled from the first to the second
+LOOK_S = (0.5, 480.0)  # between two looks, longer and longer from the first to the second
+LOOK_GROWTH = 1.4
 SETTLE_S = 0.1  # changes of the ring that come together change what is published once
 
 
 class Directory(Protocol):
-    """The DHT, as `dht.node.Node` offers it."""
+    """The DHT: `dht.replicas.Replicas`."""
 
     def put(self, name: str, value: bytes, lifetime_s: float) -> None:
         """Publish and keep renewed. Raises ValueError when this node publishes too much already."""
 
-    def withdraw(self, name: str) -> None: ...
+    def withdraw(self, name: str) -> None:
+        """Let it expire within seconds."""
+
+    def lapse(self, name: str) -> None:
+        """Stop renewing it."""
 
     def get(self, name: str, done: Callable[[GetResult], None]) -> None: ...
 
@@ -102,7 +107,10 @@ class Entries:
     def _settle(self) -> None:
         self._publish_timer = None
         if not self._joined() or not self._is_an_entry_point():
-            self.withdraw()
+            # Who finds the group through what is still out there finds a member.
+            if self._published is not None:
+                self._published = None
+                self._directory.lapse(self._right.entry_name)
             return
         contact = self._own_contact()
         if contact == self._published:
@@ -140,7 +148,7 @@ class Entries:
         if self._look_timer is not None:
             self._look_timer.cancel()
         wait_s = self._wait_s * self._host.rng.uniform(0.7, 1.0)
-        self._wait_s = min(2 * self._wait_s, LOOK_S[1])
+        self._wait_s = min(LOOK_GROWTH * self._wait_s, LOOK_S[1])
         self._look_timer = self._host.call_later(wait_s, self._due)
 
     def _due(self) -> None:
