@@ -17,7 +17,8 @@ class Feature(IntFlag):
     ECN = 2  # hands congestion marks of the outer header on to the inner one (RFC 6040); to others, none are invited
     SIZE = 4  # answers Inner.SIZE
     GROUPS = 8  # takes Inner.GROUP
+    TREES = 16  # takes Inner.BROADCAST, and questions for everybody (`dht.aggregate`)
 
 
-ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS
+ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS | Feature.TREES
 MAX_FEATURES: Final = (1 << 32) - 1
