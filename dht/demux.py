@@ -44,7 +44,8 @@ COMPLAIN_EVERY_S = 1.0
 _TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
 _ROUTED = bytes((Inner.ROUTED,))
 _KIND = itemgetter(slice(0, 1))
-_ROUTE = itemgetter(slice(0, 1 + HEADER_BYTES))
+_ROUTED_ALIKE = itemgetter(slice(0, 1 + HEADER_BYTES))
+_BROADCAST = bytes((Inner.BROADCAST,))
 
 
 class Demux:
@@ -67,6 +68,7 @@ class Demux:
         self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
         self.group: Callable[[Peer, bytes, Path | None], None] = lambda peer, plaintext, path: None
         self.run: Callable[[Member, memoryview, int], None] = self._take_run_apart
+        self.broadcast: Callable[[int, Sequence[bytes], int], None] = lambda hop, plaintexts, traffic_class: None
         self.probe: Callable[[bytes, Endpoint], None] = lambda datagram, source: None
         self.sent: Callable[[Path | None], None] = lambda path: None
 
@@ -150,11 +152,13 @@ class Demux:
                 peer.packets += len(plaintexts)
                 self.traffic(peer.member, plaintexts)
         else:
-            for header, group in groupby(plaintexts, _ROUTE):
+            for header, group in groupby(plaintexts, _alike_to):
                 alike = list(group)
                 try:
                     if path is not None and header[:1] == _ROUTED and len(alike) > 1:
                         self.router.receive_batch(alike, self._host.received_class)
+                    elif header == _BROADCAST:
+                        self.broadcast(peer.id, alike, self._host.received_class)
                     else:
                         self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
@@ -246,6 +250,8 @@ class Demux:
                 self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:
                 self.router.receive(plaintext[1:], self._host.received_class)
+            case Inner.BROADCAST:
+                self.broadcast(peer.id, (plaintext,), self._host.received_class)
             case Inner.GROUP:
                 self.group(peer, plaintext, path)
             case Inner.CHECK:
@@ -315,3 +321,8 @@ def _alike(buffer: memoryview, size: int) -> bool:
     """Whether all datagrams in `buffer` are of the same tunnel."""
     head = bytes(buffer[:TUNNEL_HEADER_BYTES])
     return all(buffer[start : start + TUNNEL_HEADER_BYTES] == head for start in range(size, len(buffer), size))
+
+
+def _alike_to(plaintext: bytes) -> bytes:
+    """What plaintexts that are taken together have in common."""
+    return _BROADCAST if plaintext[:1] == _BROADCAST else _ROUTED_ALIKE(plaintext)

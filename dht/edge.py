@@ -50,6 +50,10 @@ class Edge(Protocol):
         """A probe went unanswered: route around it."""
 
     @property
+    def in_trees(self) -> bool:
+        """Whether it takes part in broadcasts and aggregates: older versions do not."""
+
+    @property
     def path_heard_at(self) -> float: ...
 
     @property

@@ -18,7 +18,10 @@ class Feature(IntFlag):
     SIZE = 4  # answers Inner.SIZE
     GROUPS = 8  # takes Inner.GROUP
     DELEGATION = 16  # answers FetchFor and StoreFor
+    TREES = 32  # takes Inner.BROADCAST, and questions for everybody (`dht.aggregate`)
 
 
-ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS | Feature.DELEGATION
+ALL_FEATURES: Final = (
+    Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS | Feature.DELEGATION | Feature.TREES
+)
 MAX_FEATURES: Final = (1 << 32) - 1

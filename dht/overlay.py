@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from dht.aggregate import Aggregates
+from dht.broadcast import Broadcast
 from dht.contact import Contact
 from dht.edge import Edge, Edges, Links
 from dht.envelope import Envelope
@@ -51,6 +53,8 @@ class Overlay:
         self.links = link_by(self.router)
         self.near = Near(host, me, edges, self.links, self.exchange.ask, self.exchange.tell, own_contact, counters)
         self.fingers = Fingers(host, me, edges, self.links, self.near.lists, self.find)
+        self.broadcast = Broadcast(host, self, counters)
+        self.aggregates = Aggregates(host, self, counters)
         self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
         self.became: Callable[[Place], None] = lambda place: None
         self.doubted: Callable[[int], None] = lambda node_id: None
@@ -64,6 +68,11 @@ class Overlay:
         handle(Leave, Way.SESSION, self._on_leave)
         handle(Suspect, Way.SESSION, self._on_suspect)
 
+    @property
+    def joined(self) -> bool:
+        """Whether this node has its place on this ring."""
+        return self.near.joined
+
     def edges(self) -> list[Edge]:
         """The members of this ring to whom this node has a live edge."""
         return [edge for edge in self._edges.edges() if edge.joined and edge.up]
@@ -73,8 +82,14 @@ class Overlay:
         edge = self._edges.peers.get(node_id)
         return edge if edge is not None and edge.path is not None and edge.up else None
 
+    def session(self, node_id: int) -> Edge | None:
+        """A node of this ring that can be written to, be it an edge of the ring or not."""
+        edge = self._edges.peers.get(node_id)
+        return edge if edge is not None and edge.up else None
+
     def stop(self) -> None:
         """Cancel every timer. Nothing is sent."""
+        self.aggregates.stop()
         self.near.stop()
         self.fingers.stop()
         self.exchange.stop()

@@ -88,6 +88,7 @@ class Parts:
     def _connect(self) -> None:
         demux, near = self.demux, self.near
         demux.sessions, demux.handshakes, demux.router = self.sessions, self.handshakes, self.router
+        demux.broadcast = self.overlay.broadcast.receive
         demux.exchange, demux.acquaintances = self.exchange, self.acquaintances
         demux.checks, demux.relay, demux.tunnels = self.checks, self.relay, self.tunnels
         self.linker.tunnels, self.linker.relays = self.tunnels, self.relays

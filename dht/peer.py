@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
 from dht.coordinate import Coordinate
+from dht.features import Feature
 from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
@@ -131,6 +132,11 @@ class Peer:
     def direct(self) -> bool:
         """Whether the path in use is direct."""
         return isinstance(self.path, Endpoint)
+
+    @property
+    def in_trees(self) -> bool:
+        """Whether the peer takes part in broadcasts and aggregates."""
+        return bool(self.features & Feature.TREES)
 
     def is_at(self, endpoint: Endpoint) -> bool:
         """Whether the peer is known to send from there: by the path in use, or by another one lately proven."""

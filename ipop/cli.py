@@ -125,6 +125,13 @@ def up(
         bool, typer.Option("--no-portmap", help="Never ask the router to forward a port (PCP, NAT-PMP, UPnP).")
     ] = False,
     no_lan: Annotated[bool, typer.Option("--no-lan", help="Don't look for members in the local network.")] = False,
+    no_multicast: Annotated[
+        bool, typer.Option("--no-multicast", help="Carry no multicast and no broadcast, in neither direction.")
+    ] = False,
+    multicast_route: Annotated[
+        bool,
+        typer.Option("--multicast-route", help="IPv4 multicast of programs that choose no interface goes here."),
+    ] = False,
 ) -> None:
     """Run a node in the foreground. Prints 'ready NAME ADDRESS TAP' when its TAP device is up.
 
@@ -147,7 +154,22 @@ def up(
         shortcuts = shortcuts_config(proxy=not no_proxy, proxy_mbit=proxy_mbit, portmap=not no_portmap, lan=not no_lan)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    settings = UpSettings(file, endpoint, bootstraps, tap, state, control, dscp, links, mtu, shortcuts)
+    if no_multicast and multicast_route:
+        raise typer.BadParameter("--no-multicast and --multicast-route contradict each other: leave one of them out")
+    settings = UpSettings(
+        file,
+        endpoint,
+        bootstraps,
+        tap,
+        state,
+        control,
+        dscp,
+        links,
+        mtu,
+        shortcuts,
+        multicast=not no_multicast,
+        multicast_route=multicast_route,
+    )
     _become_node(settings.to_text())
 
 

@@ -61,6 +61,10 @@ class GroupEdge:
         return self.peer.suspect
 
     @property
+    def in_trees(self) -> bool:
+        return self.peer.in_trees
+
+    @property
     def path_heard_at(self) -> float:
         return self.peer.path_heard_at
 

@@ -5,7 +5,8 @@
 
 Every message travels in the session of two members, behind the group's tag:
 
-    Inner.GROUP | tag (8) | CONTROL or ROUTED or ADMISSION | body        Inner.GROUP | tag (8) | KEEPALIVE: no edge here
+    Inner.GROUP | tag (8) | CONTROL, ROUTED, BROADCAST or ADMISSION | body
+    Inner.GROUP | tag (8) | KEEPALIVE: no edge here
 
 Whoever is not admitted is counted and heard no further; the last form tells an honest member that this end has
 forgotten it. It says the same to everybody, whether the group exists here or not. Sessions, their death and their
@@ -196,6 +197,8 @@ class Subring:
         match kind:
             case Inner.CONTROL:
                 self.ring.exchange.from_session(peer, data[1:], path, edge)
+            case Inner.BROADCAST:
+                self.ring.broadcast.receive(peer.id, (data,), self._host.received_class)
             case Inner.ROUTED:
                 self.ring.router.receive(data[1:], self._host.received_class)
             case _:
