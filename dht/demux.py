@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S = 1.0
 _TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
-_ROUTED = bytes((Inner.ROUTED,))
+_ROUTED, _PACKET, _TRANSPORT = bytes((Inner.ROUTED,)), bytes((Inner.PACKET,)), bytes((TRANSPORT,))
+_SEGMENT = int(Inner.SEGMENT)
 _KIND = itemgetter(slice(0, 1))
 _ROUTED_ALIKE = itemgetter(slice(0, 1 + HEADER_BYTES))
 _BROADCAST = bytes((Inner.BROADCAST,))
@@ -75,7 +76,10 @@ class Demux:
     def receive(self, datagram: bytes, source: Endpoint) -> None:
         """Handle one datagram from the network."""
         try:
-            self._take(datagram, source, self._me, 1)
+            if datagram[:1] == _TRANSPORT:
+                self.sessions.receive(datagram, source)
+            else:
+                self._take(datagram, source, self._me, 1)
         except StaleDatagram:
             self._counters["stale_datagram"] += 1
         except BadDatagram as refusal:
@@ -140,15 +144,15 @@ class Demux:
             return
         peer, plaintexts, refused, run, each_bytes = opened
         if run is not None:
-            if bytes(run[::each_bytes]).count(Inner.SEGMENT) * each_bytes >= len(run):
-                peer.demand_at = self._host.now()
+            if bytes(run[::each_bytes]).count(_SEGMENT) * each_bytes >= len(run):
+                peer.demand_at = peer.heard_at
                 peer.packets += -(-len(run) // each_bytes)
                 self.run(peer.member, run, each_bytes)
                 return
             plaintexts = [bytes(run[start : start + each_bytes]) for start in range(0, len(run), each_bytes)]
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
-                peer.demand_at = self._host.now()
+                peer.demand_at = peer.heard_at
                 peer.packets += len(plaintexts)
                 self.traffic(peer.member, plaintexts)
         else:
@@ -233,15 +237,16 @@ class Demux:
 
     def deliver(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Take what a session opened. Raises BadDatagram."""
+        if plaintext[:1] == _PACKET:
+            peer.demand_at = peer.heard_at
+            peer.packets += 1
+            self.packet(peer.member, plaintext[1:])
+            return
         if not plaintext or plaintext[0] == Inner.KEEPALIVE:
             return
         match plaintext[0]:
-            case Inner.PACKET:
-                peer.demand_at = self._host.now()
-                peer.packets += 1
-                self.packet(peer.member, plaintext[1:])
             case Inner.SEGMENT | Inner.PARTIAL:
-                peer.demand_at = self._host.now()
+                peer.demand_at = peer.heard_at
                 peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:

@@ -183,10 +183,14 @@ class Peer:
         """A packet came. Only the path in use is any the better for what came by it."""
         self.heard_at = now
         if path == self.path:
-            self.path_heard_at = now
-            self.unanswered_at = None
-            self.probes = 0
-            self.suspect = False
+            self.heard_in_use(now)
+
+    def heard_in_use(self, now: float) -> None:
+        """A packet came by the path in use."""
+        self.heard_at = self.path_heard_at = now
+        self.unanswered_at = None
+        self.probes = 0
+        self.suspect = False
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""

@@ -65,6 +65,7 @@ class Keypair:
         "_limit",
         "_peer_head",
         "_window",
+        "_worn_at",
         "aes",
         "born_at",
         "initiator",
@@ -95,6 +96,7 @@ class Keypair:
         self.born_at, self.reject_at = born_at, born_at + REJECT_AFTER_S
         self.initiator = initiator
         self.sent = 0
+        self._worn_at = AES_REKEY_AFTER_MESSAGES if aes else REKEY_AFTER_MESSAGES
         self._limit = AES_REJECT_AFTER_MESSAGES if aes else REJECT_AT
         self._head = transport_head(remote_index)
         self._peer_head = transport_head(local_index)
@@ -103,7 +105,7 @@ class Keypair:
     @property
     def worn(self) -> bool:
         """Whether so much was sealed that new keys are due."""
-        return self.sent >= (AES_REKEY_AFTER_MESSAGES if self.aes else REKEY_AFTER_MESSAGES)
+        return self.sent >= self._worn_at
 
     @property
     def spent(self) -> bool:

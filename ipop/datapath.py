@@ -170,7 +170,10 @@ class DataPath:
     def drained(self) -> bool:
         """The TAP has nothing more for now: send what has been gathered, then some of what could wait. Whether some
         still waits."""
-        self.flush()
+        if self._batch_flow is not None:
+            self.flush()
+        if not self._bulk:
+            return False
         left_bytes = BULK_BYTES
         while self._bulk and left_bytes > 0:
             frame = self._bulk.popleft()

@@ -23,6 +23,7 @@ SHELLS = {
     "dht.files",
     "dht.inbox",
     "dht.names",
+    "dht.packet_loop",
     "dht.timers",
     "dht.udp",
     "dht.udp_batch",
