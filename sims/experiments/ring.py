@@ -1,10 +1,10 @@
 """Probes of the ring's shape, and of how long it takes to take shape.
 
-Rows. "ring": `members`, `consistency` ((left1 + left2) / 2N: the share of first and second predecessors that are
+Rows. "shape": `members`, `consistency` ((left1 + left2) / 2N: the share of first and second predecessors that are
 right), `whole` (the share of members whose ten entries are all right), `cycle` (immediate neighbours form one cycle),
 and Zave's invariants: `cut_off` (members without a live successor in their lists), `principals` (members that no list
-skips; more than NEAR are needed). "join": `took_s` until a node has its place, `described_s` until a majority holds its
-descriptor too. "whole": `after_s`, from the last start to a ring whose every list is right. "record": `holders`, the
+skips; more than NEAR are needed). "joined": `took_s` until a node has its place, `described_s` until a majority holds
+its descriptor too. "whole": `after_s`, from the last start to a ring whose every list is right. "record": `holders`, the
 live nodes that hold one published name, `points`: the replica points whose nearest node does.
 """
 
@@ -88,7 +88,7 @@ class Ring:
             wrong = {text.split()[-1] for text in world.faults(members)}
             cut_off, principals = invariants({node.id: node.ring_view().successors for node in members})
             run.record.row(
-                "ring",
+                "shape",
                 up=len(world.nodes),
                 members=len(members),
                 consistency=consistency(members) if members else None,
@@ -133,7 +133,7 @@ class Joins:
                     took_s = joined.pop(node, None)
                     if not gone:
                         described_s = waited if node.described else None
-                        run.record.row("join", at=at, took_s=took_s, described_s=described_s)
+                        run.record.row("joined", at=at, took_s=took_s, described_s=described_s)
             if not last[1] and not began and len(world.nodes) >= min(2, run.nodes) and world.whole():
                 last[1] = True
                 run.record.row("whole", after_s=engine.now - last[0], nodes=len(world.nodes))

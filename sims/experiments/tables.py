@@ -28,11 +28,11 @@ WORKLOADS: Final[Mapping[str, type[Any]]] = {
     "proxies": Proxies,
 }
 PROBES: Final[Mapping[str, type[Any]]] = {
-    "ring": Ring,
-    "joins": Joins,
+    "shape": Ring,
+    "join-times": Joins,
     "replicas": Replicas,
-    "traffic": Traffic,
-    "messages": Messages,
+    "bandwidth": Traffic,
+    "message-types": Messages,
     "walks": Walks,
     "routability": Routability,
 }

@@ -1,6 +1,6 @@
 """Probes of what nodes send: bytes, datagrams, and which messages.
 
-Rows. "traffic": `sent_bps`, `received_bps` (bytes a second and node since the last observation, IP and UDP headers
+Rows. "bandwidth": `sent_bps`, `received_bps` (bytes a second and node since the last observation, IP and UDP headers
 included), `most_sent_bps` (the busiest node's), `datagrams_ps`. "messages": `type`, `per_s` (a second and node), since
 the last observation: control messages by their class, what passes through a node as "routed" with the class inside, and
 the rest by its kind.
@@ -47,7 +47,7 @@ class Traffic:
             if span_s > 0 and hosts:
                 share = span_s * len(hosts)
                 run.record.row(
-                    "traffic",
+                    "bandwidth",
                     sent_bps=sum(sent) / share,
                     received_bps=received / share,
                     most_sent_bps=max(sent) / span_s,
