@@ -16,14 +16,16 @@ from sims.experiments.members import (
     SyntheticLink,
     TracedChurn,
     Turn,
+    WellKnown,
 )
 from sims.experiments.paths import Routability, Walks
-from sims.experiments.ring import Joins, Replicas, Ring
+from sims.experiments.ring import Joins, Newcomers, Replicas, Ring
 from sims.experiments.traffic import Messages, Traffic
 
 WORKLOADS: Final[Mapping[str, type[Any]]] = {
     "finds": Finds,
     "records": Records,
+    "newcomers": Newcomers,
     "coordinates": Coordinates,
     "proxies": Proxies,
 }
@@ -37,6 +39,7 @@ PROBES: Final[Mapping[str, type[Any]]] = {
     "routability": Routability,
 }
 FAULTS: Final[Mapping[str, type[Any]]] = {"turn": Turn}
+ARRIVALS: Final[Mapping[str, type[Any]]] = {"well-known": WellKnown}
 CHURNS: Final[Mapping[str, type[Any]]] = {"fitted": FittedChurn, "trace": TracedChurn}
 ATTACKS: Final[Mapping[str, type[Any]]] = {"drop": Drop, "misroute": Misroute, "lie": Lie}
 LINKS: Final[Mapping[str, type[Any]]] = {"synthetic": SyntheticLink, "file": FileLink}
