@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sims.scenario.arrivals import OneByOne, Poisson, Together
+from sims.scenario.faults import Crash, Cut, Freeze, Heal, Loss, Partition, Rebind, Start
 from sims.scenario.links import ConstantLink, CoordinateLink, MatrixLink
+from sims.scenario.lives import ExponentialLives
+from sims.scenario.probes import CounterProbe, InvariantProbe, JoinProbe, RingProbe, TrafficProbe
+from sims.scenario.workloads import FirstPackets, Lookups, Pings
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,26 @@ class Catalogue:
 
 
 SHIPPED = Catalogue(
-    workloads={},
-    probes={},
-    faults={},
-    arrivals={},
-    churns={},
+    workloads={"lookups": Lookups, "pings": Pings, "packets": FirstPackets},
+    probes={
+        "ring": RingProbe,
+        "invariants": InvariantProbe,
+        "traffic": TrafficProbe,
+        "counters": CounterProbe,
+        "joins": JoinProbe,
+    },
+    faults={
+        "crash": Crash,
+        "start": Start,
+        "partition": Partition,
+        "heal": Heal,
+        "freeze": Freeze,
+        "cut": Cut,
+        "loss": Loss,
+        "rebind": Rebind,
+    },
+    arrivals={"one-by-one": OneByOne, "together": Together, "poisson": Poisson},
+    churns={"exponential": ExponentialLives},
     attacks={},
     links={"constant": ConstantLink, "matrix": MatrixLink, "coordinates": CoordinateLink},
 )
