@@ -26,7 +26,12 @@ class World:
     """Nodes on simulated hosts. `identities` are used up in order."""
 
     def __init__(
-        self, engine: Engine, network: Network, identities: Sequence[Identity], stack: Stack | None = None
+        self,
+        engine: Engine,
+        network: Network,
+        identities: Sequence[Identity],
+        stack: Stack | None = None,
+        config: NodeConfig | None = None,
     ) -> None:
         self.engine = engine
         self.network = network
@@ -36,7 +41,7 @@ class World:
         self.storages: dict[int, MemoryStorage] = {}
         self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
-        self._config = NodeConfig()
+        self._config = config or NodeConfig()
 
     def endpoint(self, number: int) -> Endpoint:
         """Where node `number` is, or the box before it: in RFC 2544's range."""

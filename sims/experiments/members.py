@@ -26,12 +26,13 @@ class WellKnown:
 
     gap_s: float = option(0.2, "between two starts", at_least=0.0)
     known: int = option(8, "earlier nodes that each is told of", at_least=1)
+    start: int | None = option(None, "how many start; the rest is left to workloads and faults", at_least=1)
     whole_within_s: float = option(600.0, "how long a whole ring is waited for", at_least=0.0)
     settle_s: float = option(30.0, "how long to wait after that", at_least=0.0)
 
     def arrive(self, run: Run) -> None:
         engine = run.world.engine
-        for number in range(run.nodes):
+        for number in range(min(self.start or run.nodes, run.nodes)):
             run.population.start(number, run.rng.sample(range(number), min(self.known, number)))
             engine.run_for(self.gap_s)
         with suppress(NeverHappened):

@@ -1,7 +1,7 @@
 """Probes of what nodes send: bytes, datagrams, and which messages.
 
 Rows. "bandwidth": `sent_bps`, `received_bps` (bytes a second and node since the last observation, IP and UDP headers
-included), `most_sent_bps` (the busiest node's), `datagrams_ps`. "message-type": `type`, `per_s` (a second and node), since
+included), `most_sent_bps` (the busiest node's), `datagrams_ps`. "message-type": `type`, `per_s` (a second, node), since
 the last observation: control messages by their class, what passes through a node as "routed" with the class inside, and
 the rest by its kind.
 """
