@@ -29,7 +29,8 @@ SLEPT_S = 15.0
 
 
 class Liveness:
-    """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it;
+    """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it:
+    ADJACENT_S for those whose ids are in `adjacent()`, at least `edge_interval_s()` for all others;
     `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed; `slept(gap_s)`: this machine was
     asleep; `ping(peer)` sends one."""
 
@@ -41,9 +42,12 @@ class Liveness:
         self._host, self._sessions = host, sessions
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
+        self.adjacent: Callable[[], tuple[int, ...]] = lambda: ()
+        self.edge_interval_s: Callable[[], float] = lambda: EDGE_S
         self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
+        self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `calm_until` follows from
         self._ticked_at = 0.0
         self._forget_at = 0.0
 
@@ -72,8 +76,20 @@ class Liveness:
         if gap_s > SLEPT_S:
             self.slept(gap_s)
             return
-        for peer in list(self._sessions.peers.values()):
-            self._check(peer, now)
+        adjacent, edge_s = self.adjacent(), self.edge_interval_s()
+        if (adjacent, edge_s) != self._judged_by:
+            self._judged_by = adjacent, edge_s
+            for peer in self._sessions.peers.values():
+                peer.calm_until = 0.0
+        # Nearly all peers are calm nearly always.
+        for peer in [
+            peer for peer in self._sessions.peers.values() if peer.unanswered_at is not None or now >= peer.calm_until
+        ]:
+            limit_s = ADJACENT_S if peer.id in adjacent else edge_s
+            if peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:
+                peer.calm_until = peer.path_heard_at + limit_s
+            else:
+                self._check(peer, now)
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)
@@ -85,7 +101,7 @@ class Liveness:
             return
         silent_s = now - peer.path_heard_at
         if silent_s < ADJACENT_S and peer.unanswered_at is None and peer.probes == 0:
-            return  # nearly always
+            return
         if peer.probes > 0:
             patience_s = max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
             if now - peer.ping_at < patience_s:

@@ -11,6 +11,7 @@ Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/maste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isfinite
 from struct import Struct
 from typing import Final, TypeAlias
@@ -22,6 +23,8 @@ from dht.errors import BadDatagram
 MAX_BYTES: Final = 8192
 MAX_DEPTH: Final = 6  # containers within containers, the outermost included
 MAX_ITEMS: Final = 512  # every key, value and element of the whole message
+SHORT_BYTES: Final = 32  # messages of at most so many bytes are remembered once read,
+SHORT_REMEMBERED: Final = 4096  # so many of them
 MAX_TEXT_BYTES: Final = 4096  # of all texts together: one wide character makes Python spend 4 bytes on each other
 
 Value: TypeAlias = None | bool | int | float | bytes | str | list["Value"] | dict[int | str, "Value"]
@@ -53,6 +56,8 @@ _LENGTHS = {
     0xDC: (2, 16),
     0xDE: (2, 16),
 }
+_PLAIN = frozenset((int, bytes, bool, str))  # what needs no look inside
+_INTEGER = frozenset((int,))
 _packer = Packer(use_bin_type=True, autoreset=True)
 
 
@@ -65,10 +70,10 @@ def pack(value: Packable) -> bytes:
 
 def _in_order(value: object) -> object:
     kind = type(value)
-    if kind is int or kind is bytes:  # nearly everything
+    if kind in _PLAIN:  # nearly everything
         return value
-    if isinstance(value, Mapping):
-        plain = all(type(key) is int for key in value)
+    if isinstance(value, (dict, Mapping)):
+        plain = set(map(type, value)) <= _INTEGER
         return {key: _in_order(value[key]) for key in sorted(value, key=None if plain else _key_order)}
     if isinstance(value, (list, tuple)):
         return [_in_order(element) for element in value]
@@ -188,8 +193,13 @@ class _Reader:
     def _array(self, length: int, at: int, depth: int) -> tuple[list[Value], int]:
         self._open(length, depth)
         elements: list[Value] = []
+        data = self._data
         for _ in range(length):
-            element, at = self.value(at, depth - 1)
+            if data[at : at + 1] == b"\xc4" and at + 1 < len(data):  # lists are mostly of contacts and records
+                element: Value
+                element, at = self._octets(data[at + 1], at + 2)
+            else:
+                element, at = self.value(at, depth - 1)
             elements.append(element)
         return elements, at
 
@@ -197,8 +207,13 @@ class _Reader:
         self._open(2 * length, depth)
         entries: dict[int | str, Value] = {}
         last: int | str | None = None
+        data, end = self._data, len(self._data)
         for _ in range(length):
-            key, at = self.value(at, 0)
+            key: Value
+            if at < end and data[at] < 0x80:  # all of ours
+                key, at = data[at], at + 1
+            else:
+                key, at = self.value(at, 0)
             if type(key) is int:
                 in_order = last is None or (type(last) is int and last < key)
             elif type(key) is str:
@@ -219,6 +234,12 @@ class _Reader:
             raise BadDatagram(f"more than {MAX_ITEMS} items")
 
 
+# Most messages are pings and their answers, which say the same for hours. Refusals raise, and so aren't remembered.
+@lru_cache(maxsize=SHORT_REMEMBERED)
+def _unpack_short(data: bytes) -> Value:
+    return unpack(data)
+
+
 class Fields:
     """A map with small integer keys, read field by field. Every broken rule raises BadDatagram naming the field.
 
@@ -235,7 +256,7 @@ class Fields:
     @classmethod
     def parse(cls, data: bytes | memoryview, what: str = "message", *, max_bytes: int = MAX_BYTES) -> Fields:
         """Reads a packed map; `what` names it in errors."""
-        value = unpack(data, max_bytes=max_bytes)
+        value = _unpack_short(bytes(data)) if len(data) <= SHORT_BYTES else unpack(data, max_bytes=max_bytes)
         if type(value) is not dict:
             raise BadDatagram(f"a {what} is not a map")
         return cls(value, what)

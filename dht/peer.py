@@ -34,6 +34,8 @@ class Peer:
     """One other node: who it is, its session, its path, and when it was last heard."""
 
     __slots__ = (
+        "_contact",
+        "calm_until",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
@@ -79,6 +81,7 @@ class Peer:
         self.path: Path | None = None
         self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self._contact: tuple[Path | None, tuple[Endpoint, ...], Contact] | None = None  # what follows from those
         self.whereabouts_told_at = -1e9
         self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
@@ -96,7 +99,8 @@ class Peer:
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
-        self.probes = 0  # pings sent since then
+        self.probes = 0  # pings sent since then; none while nothing is unanswered
+        self.calm_until = 0.0  # nothing to do before that, unless something is unanswered: dht.liveness
         self.ping_at = 0.0  # when the last of them was sent
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None
@@ -125,10 +129,14 @@ class Peer:
 
     def contact(self) -> Contact:
         """How others may reach this peer: where we see it first, then what it says of itself."""
-        here = self.endpoint
-        endpoints = [here] if here is not None else []
-        endpoints += [endpoint for endpoint in self.declared if endpoint != here]
-        return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+        known = self._contact
+        if known is None or known[0] != self.path or known[1] is not self.declared:
+            here = self.endpoint
+            endpoints = [here] if here is not None else []
+            endpoints += [endpoint for endpoint in self.declared if endpoint != here]
+            contact = Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+            known = self._contact = self.path, self.declared, contact
+        return known[2]
 
     def said(self, features: int, datagram_bytes: int) -> None:
         """What the peer told of itself in a handshake."""

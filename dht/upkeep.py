@@ -87,6 +87,8 @@ class Upkeep:
         parts.near.became = self._became
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
+        parts.liveness.adjacent = parts.near.lists.adjacent
+        parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle

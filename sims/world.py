@@ -64,6 +64,15 @@ class World:
         `behind` names one of `sims.nat.PRESETS`: boxes are built for it, which stay when the node is restarted.
         `alter` is given the node before it starts.
         """
+        node = self.build(number, config, behind)
+        if alter is not None:
+            alter(node)
+        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
+        self.stack.start(node, [endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
+        return node
+
+    def build(self, number: int, config: NodeConfig | None = None, behind: str | None = None) -> Node:
+        """As `start`, but leave the node to be started."""
         identity = self._identities[number]
         if behind is not None and number not in self.interfaces:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
@@ -71,12 +80,8 @@ class World:
         host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
         node = self.stack.build(host, identity, storage, config or self._config)
-        if alter is not None:
-            alter(node)
         self.hosts[node.id] = host
         self.nodes.append(node)
-        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
-        self.stack.start(node, [endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
         return node
 
     def site(self, number: int) -> Site | None:

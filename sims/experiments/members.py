@@ -10,6 +10,7 @@ from dht.host import Rng
 from dht.node import Node
 from sims.attack import Attack, turn
 from sims.churn import PRESETS, load_trace, replay, sessions
+from sims.constructed import construct
 from sims.engine import NeverHappened
 from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
@@ -38,6 +39,22 @@ class WellKnown:
         with suppress(NeverHappened):
             engine.run_until(run.world.whole, limit_s=self.whole_within_s, check_every_s=1.0)
         engine.run_for(self.settle_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constructed:
+    """Nobody joins: the ring is whole from its first instant (`sims.constructed`), as if it had grown and settled."""
+
+    start: int | None = option(None, "how many are there; the rest is left to workloads and faults", at_least=2)
+    settle_s: float = option(
+        60.0, "how long the ring is left alone first; descriptors are published then", at_least=0.0
+    )
+
+    def arrive(self, run: Run) -> None:
+        construct(run.world, min(self.start or run.nodes, run.nodes))
+        for number, node in enumerate(run.world.nodes):
+            run.population.adopt(number, node)
+        run.world.engine.run_for(self.settle_s)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sims.experiments.lookups import Finds, Records
 from sims.experiments.machines import Coordinates, Proxies
 from sims.experiments.members import (
+    Constructed,
     Drop,
     FileLink,
     FittedChurn,
@@ -39,7 +40,7 @@ PROBES: Final[Mapping[str, type[Any]]] = {
     "routability": Routability,
 }
 FAULTS: Final[Mapping[str, type[Any]]] = {"turn": Turn}
-ARRIVALS: Final[Mapping[str, type[Any]]] = {"well-known": WellKnown}
+ARRIVALS: Final[Mapping[str, type[Any]]] = {"well-known": WellKnown, "constructed": Constructed}
 CHURNS: Final[Mapping[str, type[Any]]] = {"fitted": FittedChurn, "trace": TracedChurn}
 ATTACKS: Final[Mapping[str, type[Any]]] = {"drop": Drop, "misroute": Misroute, "lie": Lie}
 LINKS: Final[Mapping[str, type[Any]]] = {"synthetic": SyntheticLink, "file": FileLink}

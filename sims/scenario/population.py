@@ -87,6 +87,11 @@ class Population:
             bootstraps = self._rng.sample(self._public, min(KNOWN, len(self._public)))
         alter = self.alter if number in self.hostile else None
         node = self.world.start(number, bootstraps, behind=self.behind[number], alter=alter)
+        self.adopt(number, node)
+        return node
+
+    def adopt(self, number: int, node: Node) -> None:
+        """Node `number` is up: whoever started it tells us."""
         self._up[number] = node
         self._number_of[node.id] = number
         insort(self._ids, node.id)
@@ -94,7 +99,6 @@ class Population:
             self._public.append(number)
         for told in self.on_start:
             told(number)
-        return node
 
     def crash(self, number: int) -> None:
         """As SIGKILL: nobody is told."""
