@@ -115,11 +115,13 @@ def _line(axes: Any, line: Series, color: str, marker: str) -> None:
 
 
 def _distribution(axes: Any, line: Series, color: str) -> None:
-    shares = [share for share, _ in line.points]
-    axes.plot([estimate.mean for _, estimate in line.points], shares, color=color, label=line.label or None)
-    lows = [estimate.mean if estimate.low is None else estimate.low for _, estimate in line.points]
-    highs = [estimate.mean if estimate.high is None else estimate.high for _, estimate in line.points]
-    axes.fill_betweenx(shares, lows, highs, color=color, alpha=0.25, linewidth=0)
+    xs = [x for x, _ in line.points]
+    means = [estimate.mean for _, estimate in line.points]
+    # It begins at 0; and a share is from 0 to 1, whatever the interval says.
+    lows = [max(0.0, estimate.mean if estimate.low is None else estimate.low) for _, estimate in line.points]
+    highs = [min(1.0, estimate.mean if estimate.high is None else estimate.high) for _, estimate in line.points]
+    axes.step([xs[0], *xs], [0.0, *means], where="post", color=color, label=line.label or None)
+    axes.fill_between(xs, lows, highs, step="post", color=color, alpha=0.25, linewidth=0)
 
 
 def _furnish(axes: Any, plot: PlotOptions, plan: Plan, empty: bool) -> None:

@@ -7,6 +7,7 @@ Source of the t-distribution: Abramowitz and Stegun, "Handbook of Mathematical F
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ from typing import Any, assert_never
 Row = Mapping[str, Any]
 
 CONFIDENCE = 0.95
-CDF_STEPS = 100  # quantiles that a distribution's curve has
+CDF_STEPS = 200  # places at most that a distribution's curve has
 
 
 class Reduce(StrEnum):
@@ -182,7 +183,8 @@ def lines(rows: Iterable[Row], chosen: Selection, x: str, by: str, x_step: float
 
 
 def distributions(rows: Iterable[Row], chosen: Selection, by: str) -> list[Series]:
-    """For each value of `by`: at each share of the rows, the estimate over seeds of that quantile of the values."""
+    """For each value of `by`: at quantiles of all its values, the estimate over seeds of the share of values up to
+    there."""
     cells: dict[Any, dict[int, list[float]]] = {}
     for row in rows:
         if chosen.takes(row) and (value := chosen.counted(row)) is not None:
@@ -190,10 +192,9 @@ def distributions(rows: Iterable[Row], chosen: Selection, by: str) -> list[Serie
     found = []
     for label in sorted(cells, key=_order):
         samples = [sorted(own) for _, own in sorted(cells[label].items())]
-        points = [
-            (step / CDF_STEPS, Estimate.of([quantile(sample, step / CDF_STEPS) for sample in samples]))
-            for step in range(CDF_STEPS + 1)
-        ]
+        pooled = sorted(value for own in samples for value in own)
+        places = sorted({pooled[round(step * (len(pooled) - 1) / CDF_STEPS)] for step in range(CDF_STEPS + 1)})
+        points = [(at, Estimate.of([bisect_right(own, at) / len(own) for own in samples])) for at in places]
         found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
     return found
 
