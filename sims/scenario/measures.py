@@ -7,7 +7,7 @@ Source of the t-distribution: Abramowitz and Stegun, "Handbook of Mathematical F
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ from typing import Any, assert_never
 Row = Mapping[str, Any]
 
 CONFIDENCE = 0.95
-CDF_STEPS = 100  # quantiles that a distribution's curve has
+CDF_STEPS = 200  # places at most that a distribution's curve has
 
 
 class Reduce(StrEnum):
@@ -97,23 +97,22 @@ class Selection:
     def takes(self, row: Row) -> bool:
         return row["kind"] == self.rows and all(row.get(key) == wanted for key, wanted in self.where.items())
 
-    def number(self, rows: Sequence[Row]) -> float | None:
-        """What these rows of one seed come to; None where there is nothing to reduce. Raises ValueError for a value
-        that is no number."""
-        return reduced(self.reduce, rows if self.reduce is Reduce.COUNT else list(numbers(rows, self.value)))
-
-
-def numbers(rows: Iterable[Row], key: str) -> list[float]:
-    """The values under a key, of those rows that have one. Raises ValueError for what is no number."""
-    found = []
-    for row in rows:
-        value = row.get(key)
+    def counted(self, row: Row) -> float | None:
+        """What a row that is taken adds; None when it has no such value. Raises ValueError for one that is no
+        number."""
+        if self.reduce is Reduce.COUNT:
+            return 1.0
+        value = row.get(self.value)
         if value is None:
-            continue
+            return None
         if not isinstance(value, bool | int | float):
-            raise ValueError(f"'{key}' is {value!r} in a row of kind '{row['kind']}', which is no number")
-        found.append(float(value))
-    return found
+            raise ValueError(f"'{self.value}' is {value!r} in a row of kind '{row['kind']}', which is no number")
+        return float(value)
+
+    def number(self, rows: Iterable[Row]) -> float | None:
+        """What rows of one seed come to; None where there is nothing to reduce. Raises ValueError as `counted`."""
+        values = (self.counted(row) for row in rows if self.takes(row))
+        return reduced(self.reduce, [value for value in values if value is not None])
 
 
 def reduced(reduce: Reduce, values: Sequence[Any]) -> float | None:
@@ -165,42 +164,38 @@ class Series:
 def lines(rows: Iterable[Row], chosen: Selection, x: str, by: str, x_step: float = 0.0) -> list[Series]:
     """For each value of `by` (one line without it) and each `x`, rounded down to multiples of `x_step`: the estimate
     over seeds of what the rows there come to."""
-    cells: dict[Any, dict[Any, dict[int, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    cells: dict[Any, dict[Any, dict[int, list[float]]]] = {}
     for row in rows:
-        if not chosen.takes(row) or row.get(x) is None:
+        if not chosen.takes(row) or (at := row.get(x)) is None or (value := chosen.counted(row)) is None:
             continue
-        at = row[x]
         if x_step and isinstance(at, int | float):
             at = floor(at / x_step) * x_step
-        cells[row.get(by) if by else None][at][row["seed"]].append(row)
+        line = cells.setdefault(row.get(by) if by else None, {})
+        line.setdefault(at, {}).setdefault(row["seed"], []).append(value)
     found = []
     for label in sorted(cells, key=_order):
         points = []
         for at in sorted(cells[label], key=_order):
-            values = [chosen.number(own) for _, own in sorted(cells[label][at].items())]
-            if known := [value for value in values if value is not None]:
-                points.append((at, Estimate.of(known)))
-        if points:
-            found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
+            numbers = [reduced(chosen.reduce, own) for _, own in sorted(cells[label][at].items())]
+            points.append((at, Estimate.of([number for number in numbers if number is not None])))
+        found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
     return found
 
 
 def distributions(rows: Iterable[Row], chosen: Selection, by: str) -> list[Series]:
-    """For each value of `by`: at each share of the rows, the estimate over seeds of that quantile of the values."""
-    cells: dict[Any, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """For each value of `by`: at quantiles of all its values, the estimate over seeds of the share of values up to
+    there."""
+    cells: dict[Any, dict[int, list[float]]] = {}
     for row in rows:
-        if chosen.takes(row):
-            cells[row.get(by) if by else None][row["seed"]].append(row)
+        if chosen.takes(row) and (value := chosen.counted(row)) is not None:
+            cells.setdefault(row.get(by) if by else None, {}).setdefault(row["seed"], []).append(value)
     found = []
     for label in sorted(cells, key=_order):
-        samples = [numbers(own, chosen.value) for _, own in sorted(cells[label].items())]
-        samples = [sorted(sample) for sample in samples if sample]
-        if samples:
-            points = [
-                (step / CDF_STEPS, Estimate.of([quantile(sample, step / CDF_STEPS) for sample in samples]))
-                for step in range(CDF_STEPS + 1)
-            ]
-            found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
+        samples = [sorted(own) for _, own in sorted(cells[label].items())]
+        pooled = sorted(value for own in samples for value in own)
+        places = sorted({pooled[round(step * (len(pooled) - 1) / CDF_STEPS)] for step in range(CDF_STEPS + 1)})
+        points = [(at, Estimate.of([bisect_right(own, at) / len(own) for own in samples])) for at in places]
+        found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
     return found
 
 
