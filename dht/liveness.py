@@ -49,6 +49,7 @@ class Liveness:
         self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
+        self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `calm_until` follows from
         self._ticked_at = 0.0
         self._forget_at = 0.0
 
@@ -78,18 +79,19 @@ class Liveness:
             self.slept(gap_s)
             return
         adjacent, edge_s = self.adjacent(), self.edge_interval_s()
-        for peer in list(self._sessions.peers.values()):
-            silent_s = now - peer.path_heard_at
-            if (
-                silent_s < edge_s
-                and peer.unanswered_at is None
-                and not peer.probes
-                and (silent_s < ADJACENT_S or peer.id not in adjacent)
-                and peer.up
-            ):
-                continue  # nearly always
-            self._check(peer, now)
-            adjacent = self.adjacent()
+        if (adjacent, edge_s) != self._judged_by:
+            self._judged_by = adjacent, edge_s
+            for peer in self._sessions.peers.values():
+                peer.calm_until = 0.0
+        # Nearly all peers are calm nearly always.
+        for peer in [
+            peer for peer in self._sessions.peers.values() if peer.unanswered_at is not None or now >= peer.calm_until
+        ]:
+            limit_s = ADJACENT_S if peer.id in adjacent else edge_s
+            if peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:
+                peer.calm_until = peer.path_heard_at + limit_s
+            else:
+                self._check(peer, now)
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import ClassVar, NamedTuple, Self
 
@@ -56,6 +57,10 @@ class Message:
         """The message as a map of small integers to values that `dht.packing` takes."""
         return {}
 
+    def body(self) -> bytes:
+        """The packed map."""
+        return pack(self.fields())
+
     @classmethod
     def read(cls, fields: Fields) -> Self:
         """The message in `fields`. Raises BadDatagram for values out of range."""
@@ -72,7 +77,7 @@ class Control(NamedTuple):
 
 
 def pack_control(message: Message, kind: Kind, transaction: int = 0) -> bytes:
-    return _HEADER.pack(message.CODE, kind, transaction) + pack(message.fields())
+    return _HEADER.pack(message.CODE, kind, transaction) + message.body()
 
 
 def split_control(data: bytes) -> Control:
@@ -115,6 +120,12 @@ def _pack_coordinate(key: int, coordinate: Coordinate | None) -> dict[int, Value
     return {} if coordinate is None else {key: coordinate.pack()}
 
 
+@lru_cache(maxsize=4096)
+def _packed_body(message: Ping | Pong) -> bytes:
+    """Idle nodes send hardly anything else, and say the same for hours."""
+    return pack(message.fields())
+
+
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Are you there? I am (not) a member of the ring, at this coordinate if I know it. Measures the round trip too."""
@@ -122,6 +133,9 @@ class Ping(Message):
     CODE = 1
     joined: bool
     coordinate: Coordinate | None = None
+
+    def body(self) -> bytes:
+        return _packed_body(self)
 
     def fields(self) -> dict[int, Value]:
         return {0: self.joined} | _pack_coordinate(1, self.coordinate)
@@ -141,6 +155,9 @@ class Pong(Message):
     observed: Endpoint | None
     hops: int
     coordinate: Coordinate | None = None
+
+    def body(self) -> bytes:
+        return _packed_body(self)
 
     def fields(self) -> dict[int, Value]:
         head: dict[int, Value] = {0: self.joined, 1: _pack_endpoint(self.observed), 2: self.hops}

@@ -49,6 +49,7 @@ class Peer:
     __slots__ = (
         "_carrier",
         "_contact",
+        "calm_until",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
@@ -113,7 +114,8 @@ class Peer:
         self.demand_at = -1e9  # the last time a user's packet or message went to or came from this peer
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
-        self.probes = 0  # pings sent since then
+        self.probes = 0  # pings sent since then; none while nothing is unanswered
+        self.calm_until = 0.0  # nothing to do before that, unless something is unanswered: dht.liveness
         self.ping_at = 0.0  # when the last of them was sent
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ from random import Random
 
 from dht.host import Endpoint
 from dht.identity import Identity
-from dht.ids import RING, closer
+from dht.ids import RING
+from dht.ids import nearest as nearest_of
 from dht.messages import Find, Found, Message
 from dht.node import Node
 from dht.storage import MemoryStorage
@@ -84,20 +86,18 @@ class Lookups:
     failed: int
 
 
-def look_up(world: World, count: int = LOOKUPS) -> Lookups:
-    """Run `count` lookups, 100 a second."""
+def look_up(world: World, count: int = LOOKUPS, per_s: float = 100.0) -> Lookups:
+    """Run `count` lookups, `per_s` a second."""
     hops: list[int] = []
     took_ms: list[float] = []
     failed = 0
     engine = world.engine
-    ids = [node.id for node in world.nodes]
+    ids = sorted(node.id for node in world.nodes)
 
     def ask(node: Node, target: int) -> None:
         began = engine.now
-        nearest = ids[0]
-        for candidate in ids:
-            if closer(target, candidate, nearest):
-                nearest = candidate
+        place = bisect(ids, target)
+        (nearest,) = nearest_of(target, (ids[place - 1], ids[place % len(ids)]), 1)
 
         def done(answer: Message | None) -> None:
             nonlocal failed
@@ -111,7 +111,7 @@ def look_up(world: World, count: int = LOOKUPS) -> Lookups:
 
     for _ in range(count):
         ask(engine.rng.choice(world.nodes), engine.rng.randrange(0, RING))
-        engine.run_for(0.01)
+        engine.run_for(1.0 / per_s)
     engine.run_for(10)
     return Lookups(tuple(hops), tuple(took_ms), failed + count - len(hops) - failed)
 

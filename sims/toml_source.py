@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-Path = tuple[str | int, ...]
+Where = tuple[str | int, ...]
 
 # A word of a dotted key: bare, or between quotes.
 _WORD = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
@@ -31,7 +31,7 @@ class TomlSource:
         self.text, self.file = text, file
         self._error = error
         self._lines = dict(_places(text.splitlines()))
-        self._origins: dict[Path, str] = {}
+        self._origins: dict[Where, str] = {}
 
     def document(self) -> dict[str, Any]:
         """The text, parsed. Raises the source's error where it is no TOML."""
@@ -40,16 +40,16 @@ class TomlSource:
         except tomllib.TOMLDecodeError as error:
             raise self._error(f"{self.file}: {error}") from None
 
-    def comes_from(self, where: Path, origin: str) -> None:
+    def comes_from(self, where: Where, origin: str) -> None:
         """The value there is not the text's own: errors about it name `origin` instead of a line."""
         self._origins[where] = origin
 
-    def refuse(self, where: Path, why: str) -> NoReturn:
+    def refuse(self, where: Where, why: str) -> NoReturn:
         """Raises the source's error, with the place in front."""
         key = ".".join(str(word) for word in where)
         raise self._error(f"{self.place(where)}: {key}: {why}" if where else f"{self.place(where)}: {why}")
 
-    def place(self, where: Path) -> str:
+    def place(self, where: Where) -> str:
         """The file and, as far as it can be told, the line, in words."""
         for length in range(len(where), 0, -1):
             if origin := self._origins.get(where[:length]):
@@ -57,20 +57,20 @@ class TomlSource:
         line = self.line(where)
         return f"{self.file}, line {line}" if line else self.file
 
-    def line(self, where: Path) -> int | None:
+    def line(self, where: Where) -> int | None:
         """The line of a key; of the nearest table around it when it isn't there or is written in an unusual way."""
         for length in range(len(where), 0, -1):
             if line := self._lines.get(where[:length]):
                 return line
         return None
 
-    def known(self, where: Path, table: Mapping[str, Any], keys: Sequence[str]) -> None:
+    def known(self, where: Where, table: Mapping[str, Any], keys: Sequence[str]) -> None:
         """Refuses the first key of `table` that is none of `keys`."""
         for key in table:
             if key not in keys:
                 self.refuse((*where, key), f"no such key{suggestion(key, keys)}; there are: {', '.join(keys)}")
 
-    def table(self, where: Path, value: Any, example: str) -> dict[str, Any]:
+    def table(self, where: Where, value: Any, example: str) -> dict[str, Any]:
         """`value`, which must be a table."""
         if not isinstance(value, dict):
             self.refuse(where, f"this must be a table, such as {example}")
@@ -83,10 +83,10 @@ def suggestion(wrong: str, known: Sequence[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _places(lines: Sequence[str]) -> Iterator[tuple[Path, int]]:
+def _places(lines: Sequence[str]) -> Iterator[tuple[Where, int]]:
     """Where tables and keys begin; tomllib doesn't say. What a value spreads over several lines is its first line's."""
-    table: Path = ()
-    entries: dict[Path, int] = {}  # of each array of tables, how many entries it has so far
+    table: Where = ()
+    entries: dict[Where, int] = {}  # of each array of tables, how many entries it has so far
     depth, quotes = 0, ""
     for number, line in enumerate(lines, 1):
         if depth or quotes:
@@ -110,9 +110,9 @@ def _places(lines: Sequence[str]) -> Iterator[tuple[Path, int]]:
                 yield (*table, *words, *_words(inner)), number
 
 
-def _inside(words: Path, entries: Mapping[Path, int], last: bool) -> Path:
+def _inside(words: Where, entries: Mapping[Where, int], last: bool) -> Where:
     """A header's path, with the number of the present entry after the name of every array of tables."""
-    path: Path = ()
+    path: Where = ()
     for place, word in enumerate(words):
         path = (*path, word)
         if path in entries and (last or place < len(words) - 1):
@@ -120,7 +120,7 @@ def _inside(words: Path, entries: Mapping[Path, int], last: bool) -> Path:
     return path
 
 
-def _words(dotted: str) -> Path:
+def _words(dotted: str) -> Where:
     return tuple(word.strip("\"'") for word in re.findall(_WORD, dotted))
 
 

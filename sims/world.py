@@ -49,7 +49,12 @@ class World:
     """Nodes on simulated hosts. `identities` are used up in order."""
 
     def __init__(
-        self, engine: Engine, network: Network, identities: Sequence[Identity], stack: Stack | None = None
+        self,
+        engine: Engine,
+        network: Network,
+        identities: Sequence[Identity],
+        stack: Stack | None = None,
+        config: NodeConfig | None = None,
     ) -> None:
         self.engine = engine
         self.network = network
@@ -59,7 +64,7 @@ class World:
         self.storages: dict[int, MemoryStorage] = {}
         self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
-        self._config = NodeConfig()
+        self._config = config or NodeConfig()
 
     def endpoint(self, number: int) -> Endpoint:
         """Where node `number` is, or the box before it: in RFC 2544's range."""
@@ -82,6 +87,15 @@ class World:
         `behind` names one of `sims.nat.PRESETS`: boxes are built for it, which stay when the node is restarted.
         `alter` is given the node before it starts.
         """
+        node = self.build(number, config, behind)
+        if alter is not None:
+            alter(node)
+        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
+        self.stack.start(node, [endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
+        return node
+
+    def build(self, number: int, config: NodeConfig | None = None, behind: str | None = None) -> Node:
+        """As `start`, but leave the node to be started."""
         identity = self._identities[number]
         if behind is not None and number not in self.interfaces:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
@@ -89,12 +103,8 @@ class World:
         host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
         node = self.stack.build(host, identity, storage, config or self._config)
-        if alter is not None:
-            alter(node)
         self.hosts[node.id] = host
         self.nodes.append(node)
-        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
-        self.stack.start(node, [endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
         return node
 
     def site(self, number: int) -> Site | None:

@@ -2,8 +2,9 @@
 
 Rows. "coordinates": `round`, and over all pairs the relative error's `median`, `p90`, of told and of `stable`
 coordinates; the last row also has `joiner`, the median over new nodes of their median error after JOIN_SAMPLES
-samples. "proxy": one pair that can't have a direct path: `overlay_ms` over the ring, `first_ms`, `chosen_ms`,
-`best_ms` (`sims.proxies`) and `direct_ms`.
+samples. "proxy": one pair that can't have a direct path and one `way` between the two, with `rtt_ms`: "overlay" over
+the ring, over the relay that is asked "first", over the one "chosen", over the "best" there is, and "direct"
+(`sims.proxies`).
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ class Coordinates:
 class Proxies:
     """Pairs of nodes behind symmetric NATs, in a ring of as many nodes: what each way between them takes."""
 
-    nodes: int = option(490, "how many", at_least=20, at_most=MAX_NODES)
+    nodes: int | None = option(None, "how many; none: as many as the scenario has", at_least=20, at_most=MAX_NODES)
     pairs: int = option(1000, "how many", at_least=1)
     rounds: int = option(12, "that coordinates have had", at_least=1)
     symmetric: float = share(SYMMETRIC, "of nodes that have no direct path among themselves")
 
     def start(self, run: Run) -> None:
         found = proxied(
-            self.nodes,
+            self.nodes or run.nodes,
             run.world.network.latency,
             run.rng.getrandbits(32),
             symmetric=self.symmetric,
@@ -70,15 +71,8 @@ class Proxies:
             rounds=self.rounds,
         )
         for each in found:
-            run.record.row(
-                "proxy",
-                size=self.nodes,
-                overlay_ms=each.overlay_ms,
-                first_ms=each.first_ms,
-                chosen_ms=each.chosen_ms,
-                best_ms=each.best_ms,
-                direct_ms=each.direct_ms,
-            )
+            for way in ("overlay", "first", "chosen", "best", "direct"):
+                run.record.row("proxy", way=way, rtt_ms=getattr(each, f"{way}_ms"))
 
 
 def _quantile(values: Sequence[float], share_: float) -> float:

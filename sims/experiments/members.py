@@ -1,20 +1,60 @@
-"""Churns, faults, attacks and links of the experiments: who comes and goes, who turns, how far apart places are."""
+"""Arrivals, churns, faults, attacks and links of the experiments: who comes and goes, who turns, how far apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dht.host import Rng
 from dht.node import Node
 from sims.attack import Attack, turn
 from sims.churn import PRESETS, load_trace, replay, sessions
+from sims.constructed import construct
+from sims.engine import NeverHappened
 from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
 from sims.scenario.options import DataFile, option, share
 from sims.scenario.parts import Run
 
 HOSTILE = tuple(attack.value for attack in Attack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WellKnown:
+    """One after another, each told of many earlier nodes: where links are broken, one of them can surely be reached. A
+    ring that is not whole in time is measured as it is."""
+
+    gap_s: float = option(0.2, "between two starts", at_least=0.0)
+    known: int = option(8, "earlier nodes that each is told of", at_least=1)
+    start: int | None = option(None, "how many start; the rest is left to workloads and faults", at_least=1)
+    whole_within_s: float = option(600.0, "how long a whole ring is waited for", at_least=0.0)
+    settle_s: float = option(30.0, "how long to wait after that", at_least=0.0)
+
+    def arrive(self, run: Run) -> None:
+        engine = run.world.engine
+        for number in range(min(self.start or run.nodes, run.nodes)):
+            run.population.start(number, run.rng.sample(range(number), min(self.known, number)))
+            engine.run_for(self.gap_s)
+        with suppress(NeverHappened):
+            engine.run_until(run.world.whole, limit_s=self.whole_within_s, check_every_s=1.0)
+        engine.run_for(self.settle_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constructed:
+    """Nobody joins: the ring is whole from its first instant (`sims.constructed`), as if it had grown and settled."""
+
+    start: int | None = option(None, "how many are there; the rest is left to workloads and faults", at_least=2)
+    settle_s: float = option(
+        60.0, "how long the ring is left alone first; descriptors are published then", at_least=0.0
+    )
+
+    def arrive(self, run: Run) -> None:
+        construct(run.world, min(self.start or run.nodes, run.nodes))
+        for number, node in enumerate(run.world.nodes):
+            run.population.adopt(number, node)
+        run.world.engine.run_for(self.settle_s)
 
 
 @dataclass(frozen=True, kw_only=True)

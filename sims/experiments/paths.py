@@ -1,8 +1,8 @@
 """Probes of where packets go and how long that takes, followed from edge to edge at one instant, which no node could.
 
-Rows. "walk": one pair drawn at random, with `hops` (None where a packet does not get there), and in ms the round trip
-over the ring, there and back, which may differ (`overlay_ms`), over the best of the relays that the two know of
-(`relay_ms`: a direct edge of both, as `shortcuts.proxies` would find it), and direct (`direct_ms`). "walks": the share
+Rows. "way": one pair drawn at random and one `way` between the two, with `rtt_ms` there and back: "overlay" over the
+ring, each direction by its own route, with `hops` there; "relay" over the best of the relays that the two know of (a
+direct edge of both, else of one); "direct". A way that leads nowhere has no `rtt_ms`. "walks": the share
 of all pairs of members that reach each other (`routable`), how many edges there are and how many of them are tunnels.
 """
 
@@ -81,13 +81,11 @@ class Walks:
                     continue
                 there, back = trail(nodes, one, other), trail(nodes, other, one)
                 ways = [None if way is None else trail_ms(world, way) for way in (there, back)]
-                run.record.row(
-                    "walk",
-                    hops=None if there is None else len(there) - 1,
-                    overlay_ms=None if ways[0] is None or ways[1] is None else ways[0] + ways[1],
-                    relay_ms=relays(world, one, other),
-                    direct_ms=direct_ms(world, one.id, other.id),
-                )
+                overlay_ms = None if ways[0] is None or ways[1] is None else ways[0] + ways[1]
+                hops = None if there is None else len(there) - 1
+                run.record.row("way", way="overlay", rtt_ms=overlay_ms, hops=hops)
+                run.record.row("way", way="relay", rtt_ms=relays(world, one, other), hops=2)
+                run.record.row("way", way="direct", rtt_ms=direct_ms(world, one.id, other.id), hops=1)
 
         return observe
 

@@ -1,11 +1,12 @@
-"""Probes of the ring's shape, and of how long it takes to take shape.
+"""Probes of the ring's shape, and of how long it takes to take shape; a workload of newcomers.
 
-Rows. "ring": `members`, `consistency` ((left1 + left2) / 2N: the share of first and second predecessors that are
+Rows. "shape": `members`, `consistency` ((left1 + left2) / 2N: the share of first and second predecessors that are
 right), `whole` (the share of members whose ten entries are all right), `cycle` (immediate neighbours form one cycle),
 and Zave's invariants: `cut_off` (members without a live successor in their lists), `principals` (members that no list
-skips; more than NEAR are needed). "join": `took_s` until a node has its place, `described_s` until a majority holds its
-descriptor too. "whole": `after_s`, from the last start to a ring whose every list is right. "record": `holders`, the
-live nodes that hold one published name, `points`: the replica points whose nearest node does.
+skips; more than NEAR are needed). "joined": `took_s` until a node has its place, `described_s` until a majority holds
+its descriptor too. "whole": `after_s`, from the last start to a ring whose every list is right. "record": `holders`,
+the live nodes that hold one published name, and `points`, those replica points whose nearest node does. "newcomer": as
+"joined", of nodes that a workload started.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakSet
 
 from dht.ids import key_of
@@ -88,7 +90,7 @@ class Ring:
             wrong = {text.split()[-1] for text in world.faults(members)}
             cut_off, principals = invariants({node.id: node.ring_view().successors for node in members})
             run.record.row(
-                "ring",
+                "shape",
                 up=len(world.nodes),
                 members=len(members),
                 consistency=consistency(members) if members else None,
@@ -133,7 +135,7 @@ class Joins:
                     took_s = joined.pop(node, None)
                     if not gone:
                         described_s = waited if node.described else None
-                        run.record.row("join", at=at, took_s=took_s, described_s=described_s)
+                        run.record.row("joined", at=at, took_s=took_s, described_s=described_s)
             if not last[1] and not began and len(world.nodes) >= min(2, run.nodes) and world.whole():
                 last[1] = True
                 run.record.row("whole", after_s=engine.now - last[0], nodes=len(world.nodes))
@@ -165,3 +167,34 @@ class Replicas:
                 run.record.row("record", name=name, holders=len(holders), points=points)
 
         return observe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newcomers:
+    """Nodes that are down start one after another, into a ring that is whole."""
+
+    every_s: float = option(2.0, "between two starts", above=0.0)
+    look_every_s: float = option(0.02, "how finely times are told", above=0.0)
+    give_up_after_s: float = option(120.0, "who is not in the ring by then failed", above=0.0)
+
+    def start(self, run: Run) -> None:
+        for place, number in enumerate(run.population.down()):
+            if place * self.every_s < run.duration_s:
+                run.later(place * self.every_s, partial(self._start, run, number))
+
+    def _start(self, run: Run, number: int) -> None:
+        began = run.world.engine.now
+        node = run.population.start(number)
+        joined: list[float] = []
+
+        def look() -> None:
+            waited = run.world.engine.now - began
+            if node.member and not joined:
+                joined.append(waited)
+            if (joined and node.described) or waited > self.give_up_after_s:
+                took_s, described_s = joined[0] if joined else None, waited if node.described else None
+                run.record.row("newcomer", at=began, took_s=took_s, described_s=described_s)
+            else:
+                run.later(self.look_every_s, look)
+
+        look()

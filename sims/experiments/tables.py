@@ -8,6 +8,7 @@ from typing import Any, Final
 from sims.experiments.lookups import Finds, Records
 from sims.experiments.machines import Coordinates, Proxies
 from sims.experiments.members import (
+    Constructed,
     Drop,
     FileLink,
     FittedChurn,
@@ -16,27 +17,30 @@ from sims.experiments.members import (
     SyntheticLink,
     TracedChurn,
     Turn,
+    WellKnown,
 )
 from sims.experiments.paths import Routability, Walks
-from sims.experiments.ring import Joins, Replicas, Ring
+from sims.experiments.ring import Joins, Newcomers, Replicas, Ring
 from sims.experiments.traffic import Messages, Traffic
 
 WORKLOADS: Final[Mapping[str, type[Any]]] = {
     "finds": Finds,
     "records": Records,
+    "newcomers": Newcomers,
     "coordinates": Coordinates,
     "proxies": Proxies,
 }
 PROBES: Final[Mapping[str, type[Any]]] = {
-    "ring": Ring,
-    "joins": Joins,
+    "shape": Ring,
+    "join-times": Joins,
     "replicas": Replicas,
-    "traffic": Traffic,
-    "messages": Messages,
+    "bandwidth": Traffic,
+    "message-types": Messages,
     "walks": Walks,
     "routability": Routability,
 }
 FAULTS: Final[Mapping[str, type[Any]]] = {"turn": Turn}
+ARRIVALS: Final[Mapping[str, type[Any]]] = {"well-known": WellKnown, "constructed": Constructed}
 CHURNS: Final[Mapping[str, type[Any]]] = {"fitted": FittedChurn, "trace": TracedChurn}
 ATTACKS: Final[Mapping[str, type[Any]]] = {"drop": Drop, "misroute": Misroute, "lie": Lie}
 LINKS: Final[Mapping[str, type[Any]]] = {"synthetic": SyntheticLink, "file": FileLink}

@@ -1,7 +1,7 @@
 """Probes of what nodes send: bytes, datagrams, and which messages.
 
-Rows. "traffic": `sent_bps`, `received_bps` (bytes a second and node since the last observation, IP and UDP headers
-included), `most_sent_bps` (the busiest node's), `datagrams_ps`. "messages": `type`, `per_s` (a second and node), since
+Rows. "bandwidth": `sent_bps`, `received_bps` (bytes a second and node since the last observation, IP and UDP headers
+included), `most_sent_bps` (the busiest node's), `datagrams_ps`. "message-type": `type`, `per_s` (a second, node), since
 the last observation: control messages by their class, what passes through a node as "routed" with the class inside, and
 the rest by its kind.
 """
@@ -47,7 +47,7 @@ class Traffic:
             if span_s > 0 and hosts:
                 share = span_s * len(hosts)
                 run.record.row(
-                    "traffic",
+                    "bandwidth",
                     sent_bps=sum(sent) / share,
                     received_bps=received / share,
                     most_sent_bps=max(sent) / span_s,
@@ -118,7 +118,7 @@ class Messages:
             nodes = max(1, len(run.world.nodes))
             if span_s > 0:
                 for kind, count in sorted(sent.items()):
-                    run.record.row("messages", type=kind, per_s=count / span_s / nodes, count=count)
+                    run.record.row("message-type", type=kind, per_s=count / span_s / nodes, count=count)
             sent.clear()
 
         look()

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sims.experiments import tables
+from sims.scenario.arrivals import OneByOne, Poisson, Together
+from sims.scenario.faults import Crash, Cut, Freeze, Heal, Loss, Partition, Rebind, Start
 from sims.scenario.links import ConstantLink, CoordinateLink, MatrixLink
+from sims.scenario.lives import ExponentialLives
+from sims.scenario.probes import CounterProbe, InvariantProbe, JoinProbe, RingProbe, TrafficProbe
+from sims.scenario.workloads import FirstPackets, Lookups, Pings
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,28 @@ class Catalogue:
 
 
 SHIPPED = Catalogue(
-    workloads={**tables.WORKLOADS},
-    probes={**tables.PROBES},
-    faults={**tables.FAULTS},
-    arrivals={},
-    churns={**tables.CHURNS},
+    workloads={"lookups": Lookups, "pings": Pings, "packets": FirstPackets, **tables.WORKLOADS},
+    probes={
+        "ring": RingProbe,
+        "invariants": InvariantProbe,
+        "traffic": TrafficProbe,
+        "counters": CounterProbe,
+        "joins": JoinProbe,
+        **tables.PROBES,
+    },
+    faults={
+        "crash": Crash,
+        "start": Start,
+        "partition": Partition,
+        "heal": Heal,
+        "freeze": Freeze,
+        "cut": Cut,
+        "loss": Loss,
+        "rebind": Rebind,
+        **tables.FAULTS,
+    },
+    arrivals={"one-by-one": OneByOne, "together": Together, "poisson": Poisson, **tables.ARRIVALS},
+    churns={"exponential": ExponentialLives, **tables.CHURNS},
     attacks={**tables.ATTACKS},
     links={"constant": ConstantLink, "matrix": MatrixLink, "coordinates": CoordinateLink, **tables.LINKS},
 )

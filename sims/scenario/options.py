@@ -10,9 +10,10 @@ A part is a frozen dataclass whose fields are its options:
         trace: DataFile | None = option(None, "...")
 
 The field's type is checked: bool, int, float (whole numbers too), str (with `choices`), a StrEnum, DataFile, another
-such dataclass, `tuple[T, ...]` of any of these, and `T | None`. What is unknown, missing, of another type, out of range
-or not there is refused by `TomlSource.refuse`, with line and key. A part whose options contradict each other has a
-method `flaw() -> tuple[str, str] | None`: the key, and what is wrong with it.
+such dataclass, `tuple[T, ...]` of any of these, `dict[str, Scalar]` (any keys, plain values) and `T | None`. What is
+unknown, missing, of another type, out of range or not there is refused by `TomlSource.refuse`, with line and key. A
+part whose options contradict each other has a method `flaw() -> tuple[str, str] | None`: the key, and what is wrong
+with it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, NewType, TypeVar
 
-from sims.toml_source import Path, TomlSource, suggestion
+from sims.toml_source import TomlSource, Where, suggestion
 
 REQUIRED: Any = dataclasses.MISSING
 MAX_ENTRIES = 10_000  # of an array in a scenario
@@ -112,7 +113,7 @@ def options_of(part: type) -> list[OptionView]:
     hints = typing.get_type_hints(part)
     for field in dataclasses.fields(part):
         limits = field.metadata.get("limits", Limits(""))
-        default = "required" if field.default is dataclasses.MISSING else _toml(field.default)
+        default = "required" if field.default is dataclasses.MISSING else toml_text(field.default)
         views.append(OptionView(field.name, _type_name(hints[field.name]), default, limits.meaning, limits.described()))
     return views
 
@@ -126,7 +127,7 @@ class OptionReader:
         self.files: dict[str, str] = {}
         self._find = find
 
-    def read(self, part: type[T], table: Mapping[str, Any], where: Path, besides: Sequence[str] = ()) -> T:
+    def read(self, part: type[T], table: Mapping[str, Any], where: Where, besides: Sequence[str] = ()) -> T:
         """A part from its table; `besides` are keys of the table that somebody else reads."""
         assert dataclasses.is_dataclass(part)
         fields = dataclasses.fields(part)
@@ -148,7 +149,7 @@ class OptionReader:
             self.source.refuse((*where, key) if key else where, why)
         return made
 
-    def _value(self, hint: Any, value: Any, limits: Limits, where: Path) -> Any:
+    def _value(self, hint: Any, value: Any, limits: Limits, where: Where) -> Any:
         origin = typing.get_origin(hint)
         if origin in (types.UnionType, typing.Union):
             (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
@@ -164,29 +165,34 @@ class OptionReader:
                 self._value(kind, each, limits, (*where, place))
                 for place, (kind, each) in enumerate(zip(kinds, value, strict=True))
             )
+        if origin is dict:
+            for key, each in self.source.table(where, value, "{ key = value }").items():
+                if not isinstance(each, str | int | float | bool):
+                    self.source.refuse((*where, key), "this must be a text, a number, true or false")
+            return dict(value)
         if hint is DataFile:
             return self._file(value, where)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self.read(hint, self.source.table(where, value, "{ key = value }"), where)
         return self._scalar(hint, value, limits, where)
 
-    def _scalar(self, hint: Any, value: Any, limits: Limits, where: Path) -> Any:
+    def _scalar(self, hint: Any, value: Any, limits: Limits, where: Where) -> Any:
         if hint is bool:
             if not isinstance(value, bool):
-                self.source.refuse(where, f"{_toml(value)} is neither true nor false")
+                self.source.refuse(where, f"{toml_text(value)} is neither true nor false")
             return value
         if hint in (int, float):
             fits = isinstance(value, int) or (hint is float and isinstance(value, float))
             if isinstance(value, bool) or not fits:
                 what = "a whole number" if hint is int else "a number"
-                self.source.refuse(where, f"{_toml(value)} is not {what}{_limits_said(limits)}")
+                self.source.refuse(where, f"{toml_text(value)} is not {what}{_limits_said(limits)}")
             if not isfinite(value):
                 self.source.refuse(where, f"{value} is not a finite number")
             if error := limits.range_error(value):
                 self.source.refuse(where, f"{value:g} {error}")
             return hint(value)
         if not isinstance(value, str):
-            self.source.refuse(where, f"{_toml(value)} is not a text between quotes")
+            self.source.refuse(where, f"{toml_text(value)} is not a text between quotes")
         choices = list(limits.choices)
         if isinstance(hint, type) and issubclass(hint, StrEnum):
             choices = choices or [str(choice) for choice in hint]
@@ -194,9 +200,9 @@ class OptionReader:
             self.source.refuse(where, f"'{value}' is none of {', '.join(choices)}{suggestion(value, choices)}")
         return hint(value) if isinstance(hint, type) and issubclass(hint, StrEnum) else value
 
-    def _file(self, value: Any, where: Path) -> DataFile:
+    def _file(self, value: Any, where: Where) -> DataFile:
         if not isinstance(value, str) or not value:
-            self.source.refuse(where, f"{_toml(value)} is not the name of a file")
+            self.source.refuse(where, f"{toml_text(value)} is not the name of a file")
         found = self._find(value)
         if found is None:
             self.source.refuse(
@@ -219,6 +225,8 @@ def _type_name(hint: Any) -> str:
         return f"array of {_type_name(typing.get_args(hint)[0])}"
     if hint is DataFile:
         return "file"
+    if origin is dict:
+        return "table"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return " | ".join(hint)
     if dataclasses.is_dataclass(hint):
@@ -226,14 +234,14 @@ def _type_name(hint: Any) -> str:
     return {int: "whole number", float: "number", bool: "true | false", str: "text"}.get(hint, str(hint))
 
 
-def _toml(value: Any) -> str:
+def toml_text(value: Any) -> str:
     """A value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f"'{value}'"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(each) for each in value) + "]"
+        return "[" + ", ".join(toml_text(each) for each in value) + "]"
     if isinstance(value, dict):
         return "a table"
     return "none" if value is None else f"{value}"

@@ -134,7 +134,8 @@ class Arrival(Protocol):
     """How the nodes of the beginning come."""
 
     def arrive(self, run: Run) -> None:
-        """Start nodes and run the engine until measuring may begin. May raise `sims.engine.NeverHappened`."""
+        """Start those of `population.first` and run the engine until measuring may begin. May raise
+        `sims.engine.NeverHappened`."""
 
 
 @runtime_checkable
@@ -142,8 +143,8 @@ class Churn(Protocol):
     """When nodes come and go while measuring."""
 
     def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
-        """(seconds since measuring began, node number, whether it comes up), in the order of time. Transitions at 0 say
-        who is up then; those who are not mentioned before their first change are in the other state."""
+        """(seconds since measuring began, node number, whether it comes up), in the order of time. Who comes up at 0 is
+        up when measuring begins, and these come first; everybody else is down then."""
 
 
 @runtime_checkable

@@ -6,9 +6,11 @@ would. It decides nothing about when: arrivals, churn and faults do.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
 
 from dht.host import Rng
+from dht.ids import closer
 from dht.node import Node
 from sims.world import World
 
@@ -23,13 +25,16 @@ class Population:
     ) -> None:
         self.world = world
         self.nodes = nodes
+        self.first: Sequence[int] = range(nodes)  # who is to be up when measuring begins
         self.behind = behind
         self.hostile = frozenset(hostile)
+        self.on_start: list[Callable[[int], None]] = []  # told of every number that has started
         self.alter: Callable[[Node], None] = lambda node: None  # turns a hostile one
         self._rng = rng
         self._up: dict[int, Node] = {}  # in the order of their starts
         self._public: list[int] = []  # of those, in any order
         self._number_of: dict[int, int] = {}
+        self._ids: list[int] = []  # of those that are up, sorted
 
     def __len__(self) -> int:
         """How many are up."""
@@ -58,6 +63,21 @@ class Population:
         """The numbers of those that are not up."""
         return [number for number in range(self.nodes) if number not in self._up]
 
+    def nearest(self, target: int) -> int | None:
+        """The id of the member of the ring that is nearest to `target`; None when there is no member."""
+        place = bisect_left(self._ids, target)
+        best: int | None = None
+        for step in (-1, 1):
+            at = place - 1 if step < 0 else place
+            for _ in self._ids:
+                candidate = self._ids[at % len(self._ids)]
+                if self._up[self._number_of[candidate]].member:
+                    if best is None or closer(target, candidate, best):
+                        best = candidate
+                    break
+                at += step
+        return best
+
     def start(self, number: int, bootstraps: Sequence[int] | None = None) -> Node:
         """Start a node that is down, by default through up to KNOWN public ones that are up. Raises ValueError when it
         is up."""
@@ -67,11 +87,18 @@ class Population:
             bootstraps = self._rng.sample(self._public, min(KNOWN, len(self._public)))
         alter = self.alter if number in self.hostile else None
         node = self.world.start(number, bootstraps, behind=self.behind[number], alter=alter)
+        self.adopt(number, node)
+        return node
+
+    def adopt(self, number: int, node: Node) -> None:
+        """Node `number` is up: whoever started it tells us."""
         self._up[number] = node
         self._number_of[node.id] = number
+        insort(self._ids, node.id)
         if self.behind[number] is None:
             self._public.append(number)
-        return node
+        for told in self.on_start:
+            told(number)
 
     def crash(self, number: int) -> None:
         """As SIGKILL: nobody is told."""
@@ -83,6 +110,7 @@ class Population:
 
     def _leave(self, number: int) -> Node:
         node = self._up.pop(number)
+        del self._ids[bisect_left(self._ids, node.id)]
         if self.behind[number] is None:
             self._public.remove(number)
         return node

@@ -1,0 +1,125 @@
+"""† Runs a whole plan: every point with every seed, by an executor, into a results folder."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sims.executor import Done, Executor, Failed, Task
+from sims.results import Results, described, file_sha256
+from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
+
+SCENARIOS = Path(__file__).with_name("scenarios")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A scenario as the user named it, and what it says."""
+
+    path: Path
+    text: str
+    plan: Plan
+
+
+def find_scenario(name: str) -> Path:
+    """The file itself, or the shipped scenario of that name. Raises ScenarioError."""
+    path = Path(name)
+    if path.exists() or "/" in name or name.endswith(".toml"):
+        return path
+    shipped = SCENARIOS / f"{name}.toml"
+    if not shipped.exists():
+        listed = ", ".join(each.stem for each in shipped_scenarios())
+        raise ScenarioError(f"{name}: neither a file nor a shipped scenario; these are: {listed}")
+    return shipped
+
+
+def shipped_scenarios() -> list[Path]:
+    return sorted(SCENARIOS.glob("*.toml"))
+
+
+def read_file(path: Path, wanted: Wanted) -> Given:
+    """Raises ScenarioError."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{path}: this is no text in UTF-8") from None
+    return Given(path, text, read_scenario(text, str(path), finder(path.parent), wanted))
+
+
+def finder(beside: Path) -> Callable[[str], str | None]:
+    """Finds the data files of a scenario: beside it, or in the directory that P2PVPN_DATA names."""
+    places = [beside]
+    if data := os.environ.get("P2PVPN_DATA"):
+        places.append(Path(data))
+
+    def find(name: str) -> str | None:
+        return next((str((place / name).resolve()) for place in places if (place / name).is_file()), None)
+
+    return find
+
+
+def tasks_of(plan: Plan) -> list[Task]:
+    """Every run of a plan: all points with the first seed, then all with the second, so that an interruption leaves
+    something of each."""
+    checksums = {path: file_sha256(path) for path in plan.files.values()}
+    return [
+        Task(number, seed, settings, scenario, checksums)
+        for seed in plan.seeds
+        for number, (settings, scenario) in enumerate(plan.points)
+    ]
+
+
+def replay(given: Given, settings: Mapping[str, Any], task: Task) -> str:
+    """The command that repeats one run alone."""
+    command = ["p2pvpn-sim", "run", str(given.path), "--seeds", str(task.seed)]
+    if given.plan.small:
+        command.append("--small")
+    for key, value in {**settings, **task.settings}.items():
+        command += ["--set", f"{key}={_set_value(value)}"]
+    return shlex.join(command)
+
+
+def run_plan(
+    given: Given,
+    results: Results,
+    executor: Executor,
+    settings: Mapping[str, Any],
+    command: Sequence[str],
+    resume: bool,
+    progress: Callable[[int, int], None] = lambda finished, wanted: None,
+) -> dict[str, Any]:
+    """Perform what is not finished yet, and write the results. Returns the content of result.json. Raises ResultsError
+    and ExecutorError."""
+    results.begin(given.text, described(given.plan, given.text, settings, command), resume)
+    tasks = tasks_of(given.plan)
+    left = [task for task in tasks if not results.finished(task)]
+    finished = len(tasks) - len(left)
+    failures: list[dict[str, Any]] = []
+    progress(finished, len(tasks))
+    for task, outcome in executor.perform(left):
+        finished += 1
+        match outcome:
+            case Done():
+                results.keep(task, outcome)
+            case Failed():
+                failures.append(
+                    {
+                        "seed": task.seed,
+                        "settings": task.settings,
+                        "error": outcome.error,
+                        "replay": replay(given, settings, task),
+                    }
+                )
+        progress(finished, len(tasks))
+    failures.sort(key=lambda failure: (str(failure["settings"]), failure["seed"]))
+    return results.conclude(given.plan, failures)
+
+
+def _set_value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,70 @@
+"""How the nodes of the beginning come (`population.first`: all, or those that the churn says), and when measuring may
+begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from sims.scenario.options import option
+from sims.scenario.parts import Run
+
+MEMBER_LIMIT_S = 60.0  # for the first node to find itself alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneByOne:
+    """Nodes start one after another, at even intervals, each through nodes that came before."""
+
+    gap_s: float = option(0.1, "between two starts", at_least=0.0)
+    whole_within_s: float = option(300.0, "the ring must be whole this long after the last start; 0: don't wait")
+    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0)
+
+    def arrive(self, run: Run) -> None:
+        for number in run.population.first:
+            run.population.start(number)
+            if self.gap_s:
+                run.world.engine.run_for(self.gap_s)
+        _settle(run, self.whole_within_s, self.settle_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """One node starts; when it has a ring of its own, all others start within a short time, knowing it alone."""
+
+    within_s: float = option(1.0, "all starts fall into so long, at random", at_least=0.0)
+    whole_within_s: float = option(300.0, "the ring must be whole this long after the last start; 0: don't wait")
+    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0)
+
+    def arrive(self, run: Run) -> None:
+        engine = run.world.engine
+        first = next(number for number in run.population.first if run.population.behind[number] is None)
+        node = run.population.start(first)
+        engine.run_until(lambda: node.member, limit_s=MEMBER_LIMIT_S)
+        for number in run.population.first:
+            if number != first:
+                engine.post(run.rng.uniform(0.0, self.within_s), run.population.start, number, (first,))
+        engine.run_for(self.within_s)
+        _settle(run, self.whole_within_s, self.settle_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisson:
+    """Nodes start at random instants, independently of each other, each through nodes that came before."""
+
+    rate_per_s: float = option(10.0, "starts a second on average", above=0.0)
+    whole_within_s: float = option(300.0, "the ring must be whole this long after the last start; 0: don't wait")
+    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0)
+
+    def arrive(self, run: Run) -> None:
+        for number in run.population.first:
+            run.population.start(number)
+            run.world.engine.run_for(-log(1.0 - run.rng.random()) / self.rate_per_s)
+        _settle(run, self.whole_within_s, self.settle_s)
+
+
+def _settle(run: Run, whole_within_s: float, settle_s: float) -> None:
+    world = run.world
+    if whole_within_s > 0:
+        world.engine.run_until(world.whole, limit_s=whole_within_s, check_every_s=1.0)
+    world.engine.run_for(settle_s)

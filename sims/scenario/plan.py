@@ -1,0 +1,466 @@
+"""Reads a scenario: TOML into parts that are ready to run, or one line that says what is wrong, where, and what to do.
+
+    name = "lookups"                   # of the results; the file's name by default
+    description = "one line"           # what `p2pvpn-sim list` shows
+    nodes = 200
+    seeds = "1-10"                     # or a number: 10 is the same
+    duration_s = 60                    # of measuring, after arrival
+    drain_s = 10                       # for answers on their way
+
+    [network]                          # loss, duplicate, jitter_ms, broken_links
+    [network.latency]                  # kind = "constant" (default, 100 ms), "matrix", "coordinates", ...
+    [nat]                              # share of nodes behind each preset of sims.nat: cone = 0.3; the rest is public
+    [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); aes
+    [arrival]                          # kind = "one-by-one" (default), "together", "poisson"
+    [churn]                            # kind, and reboot = "crash" or "leave"
+    [attack]                           # kind, and fraction of the members that are hostile
+    [[workload]]                       # kind, at_s; any number of them
+    [[fault]]                          # kind, at_s
+    [[probe]]                          # kind, every_s (0: once, at the end)
+
+    [sweep]                            # every combination is a point: keys as for --set
+    "attack.fraction" = [0.0, 0.1, 0.2]
+    [[measure]]                        # a number per seed and point, from raw rows; see `MeasureOptions`
+    [[plot]]                           # see `PlotOptions`
+    [small]                            # other values for --small, which CI runs
+    nodes = 20
+    workload.lookups.count = 50        # an entry of an array is named by its `name`, or else its `kind`
+
+`p2pvpn-sim keys` prints every key of every kind. Two entries of one kind need names. It never opens a file: it is given
+the text, and a function that finds the files that the text names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from itertools import product
+from typing import Any
+
+from sims.nat import PRESETS
+from sims.scenario.catalogue import SHIPPED, Catalogue
+from sims.scenario.measures import Reduce, Selection
+from sims.scenario.options import OptionReader, option, share, toml_text
+from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, Probe, Workload
+from sims.toml_source import TomlSource, Where, suggestion
+
+MAX_NODES = 1_000_000
+MAX_SEEDS = 10_000
+MAX_POINTS = 10_000
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
+
+Settings = dict[str, Any]  # dotted keys
+
+
+class ScenarioError(Exception):
+    """The scenario can't be used; the text says where and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """The keys at the top."""
+
+    name: str = option("", "what results are called")
+    description: str = option("", "one line for `p2pvpn-sim list`")
+    nodes: int = option(meaning="how many nodes there are, up or not", at_least=1, at_most=MAX_NODES)
+    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0)
+    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """What befalls datagrams."""
+
+    loss: float = share(0.0, "share of datagrams that are lost")
+    duplicate: float = share(0.0, "share of datagrams that arrive twice")
+    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0)
+    broken_links: float = share(0.0, "share of all pairs of nodes between which nothing passes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """What every node runs."""
+
+    kind: str = option("ring", "the ring alone, or whole VPN nodes with TAPs in memory", choices=("ring", "vpn"))
+    aes: bool = option(False, "whether nodes say that they have AES in hardware")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """One number per seed and point."""
+
+    name: str = option(meaning="what it is called")
+    rows: str = option(meaning="kind of the rows that count")
+    value: str = option("", "which of their values; not needed to count")
+    reduce: Reduce = option(Reduce.MEAN, "how the rows of one seed become one number")
+    where: dict[str, Any] = option(None, "only rows with these values")
+
+    def flaw(self) -> tuple[str, str] | None:
+        if not self.value and self.reduce is not Reduce.COUNT:
+            return "value", f"this is missing: what is to be reduced to its {self.reduce}"
+        return None
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.rows, self.value, self.reduce, self.where or {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A published figure, to be drawn beside ours."""
+
+    label: str = option(meaning="what the legend says")
+    source: str = option(meaning="who published it, where")
+    points: tuple[tuple[float, float], ...] = option(meaning="[[x, y], ...]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """A figure: lines with confidence intervals, a distribution, or a table of measures."""
+
+    name: str = option(meaning="the figure's file name, without ending")
+    kind: str = option("line", "what is drawn", choices=("line", "cdf", "table"))
+    title: str = option("", "above the figure")
+    rows: str = option("", "kind of the rows that count (line, cdf)")
+    x: str = option("", "value of a row, or swept key, along the x axis (line); along the rows (table)")
+    x_step: float = option(0.0, "x is rounded down to multiples of this (line)", at_least=0.0)
+    y: str = option("", "value of a row (line, cdf)")
+    reduce: Reduce = option(Reduce.MEAN, "how a seed's rows at one x become one number (line)")
+    by: str = option("", "value of a row, or swept key: one line for each (line, cdf)")
+    where: dict[str, Any] = option(None, "only rows with these values (line, cdf)")
+    measures: tuple[str, ...] = option((), "which measures (table)")
+    x_label: str = option("", "what x is, with its unit")
+    y_label: str = option("", "what y is, with its unit")
+    log_x: bool = option(False, "logarithmic x axis")
+    log_y: bool = option(False, "logarithmic y axis")
+    reference: tuple[Reference, ...] = option((), "published figures")
+
+    def flaw(self) -> tuple[str, str] | None:
+        if not NAME.fullmatch(self.name):
+            return "name", f"'{self.name}' can't be a file's name: use a-z, 0-9, - and _"
+        needed = {"line": ("rows", "x"), "cdf": ("rows", "y"), "table": ("measures",)}[self.kind]
+        for key in needed:
+            if not getattr(self, key):
+                return key, f"this is missing: a {self.kind} needs it"
+        if self.kind == "line" and not self.y and self.reduce is not Reduce.COUNT:
+            return "y", f"this is missing: what is to be reduced to its {self.reduce}"
+        return None
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.rows, self.y, self.reduce, self.where or {})
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A workload or fault and when, or a probe and how often."""
+
+    name: str
+    part: Any
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One point of a plan: everything that a run needs besides its seed."""
+
+    general: General
+    network: NetworkOptions
+    link: Link
+    nat: tuple[tuple[str, float], ...]  # preset, share
+    stack: StackOptions
+    arrival: Arrival
+    churn: Churn | None
+    reboot: str
+    attack: Attack | None
+    hostile: float
+    workloads: tuple[Timed, ...]
+    faults: tuple[Timed, ...]
+    probes: tuple[Timed, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scenario file: its points, its seeds, and what to make of the rows."""
+
+    name: str
+    description: str
+    seeds: tuple[int, ...]
+    points: tuple[tuple[Settings, Scenario], ...]
+    measures: tuple[MeasureOptions, ...]
+    plots: tuple[PlotOptions, ...]
+    files: Mapping[str, str]  # where the files are that it names
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line wants otherwise than the file."""
+
+    small: bool = False
+    seeds: tuple[int, ...] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
+_AROUND = ("seeds", "sweep", "measure", "plot", "small")
+_GENERAL = tuple(each.name for each in fields(General))
+
+
+def read_scenario(
+    text: str,
+    file: str,
+    find: Callable[[str], str | None],
+    wanted: Wanted = Wanted(),
+    catalogue: Catalogue = SHIPPED,
+) -> Plan:
+    """The plan in a text; `file` is what errors call it. Raises ScenarioError."""
+    return _Reader(TomlSource(text, file, ScenarioError), find, catalogue).plan(wanted)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """'1-10', '7', or several of these between commas. Raises ValueError."""
+    seeds: list[int] = []
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18}))?\s*", piece)
+        if match is None:
+            raise ValueError(f"'{text}' are no seeds: write them as 1-10, or 3, or 1-4,9")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MAX_SEEDS:
+            raise ValueError(f"'{piece.strip()}' are not 1 to {MAX_SEEDS} seeds, the lowest first")
+        seeds.extend(range(first, last + 1))
+    if len(seeds) > MAX_SEEDS or len(set(seeds)) != len(seeds):
+        raise ValueError(f"'{text}' are more than {MAX_SEEDS} seeds, or name one twice")
+    return tuple(seeds)
+
+
+class _Reader:
+    """Fills one plan in. Knows the text, to say where something is wrong."""
+
+    def __init__(self, source: TomlSource, find: Callable[[str], str | None], catalogue: Catalogue) -> None:
+        self._source, self._catalogue = source, catalogue
+        self._options = OptionReader(source, find)
+
+    def plan(self, wanted: Wanted) -> Plan:
+        document = self._source.document()
+        self._source.known((), document, (*_GENERAL, *_TOP, *_AROUND))
+        small = self._table("small", document.pop("small", {}))
+        sweep = dict(self._leaves(self._table("sweep", document.get("sweep", {})), ("sweep",)))
+        document["sweep"] = {key: values for key, (values, _) in sweep.items()}
+        origins = {key: where for key, (_, where) in sweep.items()}
+        if wanted.small:
+            for key, (value, where) in self._leaves(small, ("small",)):
+                if key.startswith("sweep."):
+                    document["sweep"][key.removeprefix("sweep.")] = value
+                    origins[key.removeprefix("sweep.")] = where
+                else:
+                    self._set(document, key, value, self._source.place(where))
+        for key, value in wanted.settings.items():
+            document["sweep"].pop(key, None)
+            self._set(document, key, value, f"--set {key}")
+        seeds = wanted.seeds or self._seeds(document.pop("seeds", "1"))
+        document.pop("seeds", None)
+        measures = self._entries(document, "measure", MeasureOptions)
+        plots = self._entries(document, "plot", PlotOptions)
+        points = tuple(self._points(document, origins))
+        general = points[0][1].general
+        self._check(measures, plots, points[0][0])
+        return Plan(
+            general.name, general.description, seeds, points, measures, plots, dict(self._options.files), wanted.small
+        )
+
+    def _points(self, document: dict[str, Any], origins: Mapping[str, Where]) -> Iterator[tuple[Settings, Scenario]]:
+        sweep: dict[str, list[Any]] = document.pop("sweep")
+        for key, values in sweep.items():
+            if not isinstance(values, list) or not values or not all(_plain(value) for value in values):
+                self._source.refuse(origins[key], "this must be an array of the values to run with, such as [1, 2]")
+        combinations = list(product(*sweep.values()))
+        if len(combinations) > MAX_POINTS:
+            self._source.refuse(("sweep",), f"{len(combinations)} combinations are more than {MAX_POINTS}")
+        for combination in combinations:
+            settings = dict(zip(sweep, combination, strict=True))
+            swept = deepcopy(document)
+            for key, value in settings.items():
+                self._set(swept, key, value, self._source.place(origins[key]))
+            yield settings, self._scenario(swept)
+
+    def _scenario(self, document: dict[str, Any]) -> Scenario:
+        read, catalogue = self._options.read, self._catalogue
+        table = {"name": self._source.file.rpartition("/")[2].removesuffix(".toml"), **document}
+        general = read(General, table, (), besides=_TOP)
+        if not NAME.fullmatch(general.name):
+            self._source.refuse(("name",), f"'{general.name}' can't name results: use a-z, 0-9, - and _")
+        network = self._table("network", document.get("network", {}))
+        where = ("network", "latency")
+        latency = self._source.table(where, network.get("latency", {"kind": "constant"}), '{ kind = "constant" }')
+        attack = self._table("attack", document.get("attack", {}))
+        churn = self._table("churn", document.get("churn", {}))
+        arrival = self._table("arrival", document.get("arrival", {"kind": "one-by-one"}))
+        reboot = churn.get("reboot", "crash")
+        if reboot not in ("crash", "leave"):
+            self._source.refuse(("churn", "reboot"), f"{toml_text(reboot)} is none of crash, leave")
+        hostile = attack.get("fraction", 0.0)
+        if isinstance(hostile, bool) or not isinstance(hostile, int | float) or not 0 <= hostile <= 1:
+            self._source.refuse(("attack", "fraction"), f"{toml_text(hostile)} is not a number from 0 to 1")
+        return Scenario(
+            general=general,
+            network=read(NetworkOptions, network, ("network",), besides=("latency",)),
+            link=self._part(where, latency, catalogue.links, Link),
+            nat=self._nat(self._table("nat", document.get("nat", {}))),
+            stack=read(StackOptions, self._table("stack", document.get("stack", {})), ("stack",)),
+            arrival=self._part(("arrival",), arrival, catalogue.arrivals, Arrival),
+            churn=self._part(("churn",), churn, catalogue.churns, Churn, ("reboot",)) if churn else None,
+            reboot=reboot,
+            attack=self._part(("attack",), attack, catalogue.attacks, Attack, ("fraction",)) if attack else None,
+            hostile=float(hostile),
+            workloads=self._timed(document, "workload", catalogue.workloads, Workload, "at_s", 0.0),
+            faults=self._timed(document, "fault", catalogue.faults, Fault, "at_s", 0.0),
+            probes=self._timed(document, "probe", catalogue.probes, Probe, "every_s", 0.0),
+        )
+
+    def _timed(
+        self,
+        document: Mapping[str, Any],
+        key: str,
+        kinds: Mapping[str, type[Any]],
+        protocol: type,
+        time_key: str,
+        default_s: float,
+    ) -> tuple[Timed, ...]:
+        found: list[Timed] = []
+        for place, table in enumerate(self._array(document, key)):
+            where: Where = (key, place)
+            time_s = table.get(time_key, default_s)
+            if isinstance(time_s, bool) or not isinstance(time_s, int | float) or not 0 <= time_s < float("inf"):
+                self._source.refuse((*where, time_key), f"{toml_text(time_s)} is not a number of seconds, 0 or more")
+            part = self._part(where, table, kinds, protocol, ("name", time_key))
+            name = table.get("name", table["kind"])
+            if not isinstance(name, str) or not name:
+                self._source.refuse((*where, "name"), f"{toml_text(name)} is not a text between quotes")
+            if any(other.name == name for other in found):
+                self._source.refuse(where, f"there is another {key} '{name}': give this one a `name` of its own")
+            found.append(Timed(name, part, float(time_s)))
+        return tuple(found)
+
+    def _part(
+        self,
+        where: Where,
+        table: Mapping[str, Any],
+        kinds: Mapping[str, type[Any]],
+        protocol: type,
+        besides: Sequence[str] = (),
+    ) -> Any:
+        if "kind" not in table:
+            self._source.refuse((*where, "kind"), f"this is missing: one of {', '.join(kinds)}")
+        kind = table["kind"]
+        if isinstance(kind, str) and ":" in kind:
+            part = self._own(where, kind, protocol)
+        elif isinstance(kind, str) and kind in kinds:
+            part = kinds[kind]
+        else:
+            self._source.refuse(
+                (*where, "kind"), f"{toml_text(kind)} is none of {', '.join(kinds)}{suggestion(str(kind), list(kinds))}"
+            )
+        return self._options.read(part, table, where, (*besides, "kind"))
+
+    def _own(self, where: Where, kind: str, protocol: type) -> type[Any]:
+        """A part of the reader's own."""
+        module, _, name = kind.partition(":")
+        try:
+            part = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            self._source.refuse((*where, "kind"), f"'{kind}' can't be imported: {error}")
+        method = next(each for each in vars(protocol) if not each.startswith("_"))
+        if not isinstance(part, type) or not hasattr(part, "__dataclass_fields__") or not hasattr(part, method):
+            self._source.refuse((*where, "kind"), f"'{kind}' is no dataclass with a method '{method}'")
+        return part
+
+    def _nat(self, table: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+        self._source.known(("nat",), table, sorted(PRESETS))
+        for preset, value in table.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                self._source.refuse(("nat", preset), f"{toml_text(value)} is not a share from 0 to 1")
+        if sum(table.values()) > 1 + 1e-9:
+            self._source.refuse(("nat",), f"the shares add up to {sum(table.values()):g}, more than 1")
+        return tuple((preset, float(value)) for preset, value in table.items())
+
+    def _check(self, measures: Sequence[MeasureOptions], plots: Sequence[PlotOptions], settings: Settings) -> None:
+        """Whether names are used once, and tables name measures that there are."""
+        names = [measure.name for measure in measures]
+        for key, own in (("measure", names), ("plot", [plot.name for plot in plots])):
+            for place, name in enumerate(own):
+                if name in own[:place]:
+                    self._source.refuse((key, place, "name"), f"there is another {key} '{name}'")
+        for place, plot in enumerate(plots):
+            for name in plot.measures:
+                if name not in names:
+                    self._source.refuse(
+                        ("plot", place, "measures"), f"there is no measure '{name}'{suggestion(name, names)}"
+                    )
+            if plot.kind == "table" and plot.x and plot.x not in settings:
+                self._source.refuse(("plot", place, "x"), f"'{plot.x}' is not swept: a table's x is a key of [sweep]")
+
+    def _entries(self, document: dict[str, Any], key: str, kind: type[Any]) -> tuple[Any, ...]:
+        tables = self._array(document, key)
+        document.pop(key, None)
+        return tuple(self._options.read(kind, table, (key, place)) for place, table in enumerate(tables))
+
+    def _array(self, document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+        tables = document.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self._source.refuse((key,), f"these must be tables in an array: write [[{key}]]")
+        return tables
+
+    def _table(self, key: str, value: Any) -> dict[str, Any]:
+        return self._source.table((key,), value, f"[{key}]")
+
+    def _seeds(self, value: Any) -> tuple[int, ...]:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SEEDS:
+            return tuple(range(1, value + 1))
+        try:
+            return seeds_of(value) if isinstance(value, str) else seeds_of("")
+        except ValueError:
+            self._source.refuse(("seeds",), f"{toml_text(value)} are no seeds: write 10, or '1-10', or '1-4,9'")
+
+    def _leaves(self, table: Mapping[str, Any], where: Where) -> Iterator[tuple[str, tuple[Any, Where]]]:
+        """The dotted key, value and place of everything that is no table."""
+        for key, value in table.items():
+            if isinstance(value, dict):
+                for below, found in self._leaves(value, (*where, key)):
+                    yield f"{key}.{below}", found
+            else:
+                yield key, (value, (*where, key))
+
+    def _set(self, document: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+        """Put a value where a dotted key says. Later errors about it name `origin`."""
+        where: Where = ()
+        at: Any = document
+        *words, last = dotted.split(".")
+        for word in words:
+            if isinstance(at, list):
+                at, where = self._entry(at, where, word, dotted, origin)
+            elif isinstance(at, dict):
+                where = (*where, word)
+                at = at.setdefault(word, {})
+            else:
+                raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
+        if not isinstance(at, dict):
+            raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
+        at[last] = value
+        self._source.comes_from((*where, last), origin)
+
+    def _entry(self, entries: Sequence[Any], where: Where, word: str, dotted: str, origin: str) -> tuple[Any, Where]:
+        names = [str(entry.get("name", entry.get("kind"))) for entry in entries if isinstance(entry, dict)]
+        if word not in names:
+            listed = ", ".join(names) or "none"
+            raise ScenarioError(
+                f"{origin}: {dotted}: there is no {where[-1]} '{word}'{suggestion(word, names)}; there are: {listed}"
+            )
+        return entries[names.index(word)], (*where, names.index(word))
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
