@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TypeVar
+
 import pytest
 
 from dht.aggregate import MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
@@ -16,6 +19,8 @@ from tests.tree_double import MemberDouble, TreeWorld
 
 DEADLINE_S = 10.0
 
+V = TypeVar("V")
+
 
 def number(octets: bytes) -> int:
     if len(octets) != 8:
@@ -23,7 +28,7 @@ def number(octets: bytes) -> int:
     return int.from_bytes(octets, "big")
 
 
-def nothing(octets: bytes) -> None:
+def nothing(octets: bytes, about: About) -> None:
     if octets:
         raise BadDatagram("no argument belongs here")
 
@@ -54,10 +59,10 @@ def make_world(members: int, seed: int) -> TreeWorld:
 
 
 def asked(
-    world: TreeWorld, member: MemberDouble, kind: Kind[None, object], deadline_s: float = DEADLINE_S
-) -> tuple[Outcome[object], float]:
+    world: TreeWorld, member: MemberDouble, kind: Kind[None, V], deadline_s: float = DEADLINE_S
+) -> tuple[Outcome[V], float]:
     """What a question came to, and after how many seconds."""
-    outcomes: list[Outcome[object]] = []
+    outcomes: list[Outcome[V]] = []
     began = world.engine.now
     member.aggregates.ask(kind, b"", deadline_s, outcomes.append)
     world.engine.run_until(lambda: bool(outcomes), limit_s=deadline_s + 0.2, check_every_s=0.01)
@@ -120,7 +125,7 @@ def test_members_that_die_with_the_question_in_hand_cost_only_themselves() -> No
         world.members[node_id].host.halt(HostState.FROZEN)
         for member in world.all():
             if node_id in member.known:
-                world.engine.call_later(2.0, lambda edge=member.known[node_id]: setattr(edge, "suspect", True))
+                world.engine.call_later(2.0, partial(setattr, member.known[node_id], "suspect", True))
     world.engine.run_until(lambda: bool(outcomes), limit_s=DEADLINE_S + 0.1)
     outcome = outcomes[0]
     assert outcome.value == outcome.reached == 198, "nobody counts twice, though branches were asked twice"

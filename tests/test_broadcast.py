@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -23,7 +25,11 @@ class Heard:
     def __init__(self, world: TreeWorld) -> None:
         self.frames: dict[int, list[bytes]] = {member.me: [] for member in world.all()}
         for member in world.all():
-            member.broadcast.on(CHANNEL, lambda origin, payloads, me=member.me: self.frames[me].extend(payloads))
+            member.broadcast.on(CHANNEL, partial(self._hear, member.me))
+
+    def _hear(self, me: int, origin: int, payloads: Sequence[bytes]) -> None:
+        assert origin != me
+        self.frames[me].extend(payloads)
 
     def times(self, payload: bytes) -> Counter[int]:
         """How many members heard a payload how often."""

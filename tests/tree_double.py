@@ -102,7 +102,7 @@ class ExchangeDouble:
             pending = self._pending.pop(control.transaction, None)
             if pending is not None:
                 answers, done = pending
-                kind = next(kind for kind in answers if kind.CODE == control.code)
+                kind = next(kind for kind in answers if control.code == kind.CODE)
                 done(kind.read(Fields.parse(control.body)))
             return
         message_type, handler = self._handlers[control.code]
