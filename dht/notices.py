@@ -7,8 +7,8 @@ are frames (`dht.broadcast`).
     length of body (2) | body | length of certificate (2) | certificate | signature (64)
 
 **Why signed**: members pass notices on, and any of them could else speak in another's name. A signature is checked
-before a notice is handed on; that takes about a tenth of a millisecond a hop, next to nothing beside the hop itself, and
-frames, of which there may be thousands a second, do without. The signature names the ring, so that a notice of one
+before a notice is handed on, which takes a fraction of a millisecond a hop, little beside the hop itself; frames, of
+which there may be thousands a second, do without. The signature names the ring, so that a notice of one
 group is none in another. Sequences start from the clock: what is not newer than the notices of its sender that were
 forgotten, or older than MAX_AGE_S, is heard no more, so that a notice can't be repeated.
 """
