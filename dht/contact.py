@@ -6,12 +6,14 @@ A contact from a peer is a hint, not a proof: a wrong one costs a failed handsha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dht.errors import BadDatagram
 from dht.host import Endpoint
 from dht.ids import ID_BYTES, id_bytes
 
 MAX_ENDPOINTS = 6
+REMEMBERED = 4096  # of the packed and the read; neighbours tell of each other all the time
 STATIC_BYTES = 32
 
 
@@ -25,26 +27,36 @@ class Contact:
 
     def pack(self) -> bytes:
         """Id, static key, then each endpoint behind its length: 52 bytes and 7 or 19 an endpoint."""
-        parts = [id_bytes(self.id), self.static]
-        for endpoint in self.endpoints[:MAX_ENDPOINTS]:
-            packed = endpoint.pack()
-            parts.append(bytes((len(packed),)) + packed)
-        return b"".join(parts)
+        return _packed(self)
 
     @classmethod
     def parse(cls, packed: bytes) -> Contact:
         """The inverse of `pack`. Raises BadDatagram."""
-        at = ID_BYTES + STATIC_BYTES
-        if len(packed) < at:
-            raise BadDatagram(f"a contact has at least {at} bytes, not {len(packed)}")
-        endpoints = []
-        while at < len(packed):
-            size = packed[at]
-            if at + 1 + size > len(packed):
-                raise BadDatagram("a contact ends within an endpoint")
-            endpoints.append(Endpoint.parse(packed[at + 1 : at + 1 + size]))
-            at += 1 + size
-        if len(endpoints) > MAX_ENDPOINTS:
-            raise BadDatagram(f"a contact names {len(endpoints)} endpoints, more than {MAX_ENDPOINTS}")
-        static = packed[ID_BYTES : ID_BYTES + STATIC_BYTES]
-        return cls(int.from_bytes(packed[:ID_BYTES], "big"), static, tuple(endpoints))
+        return _parsed(packed)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _packed(contact: Contact) -> bytes:
+    parts = [id_bytes(contact.id), contact.static]
+    for endpoint in contact.endpoints[:MAX_ENDPOINTS]:
+        packed = endpoint.pack()
+        parts.append(bytes((len(packed),)) + packed)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(packed: bytes) -> Contact:
+    at = ID_BYTES + STATIC_BYTES
+    if len(packed) < at:
+        raise BadDatagram(f"a contact has at least {at} bytes, not {len(packed)}")
+    endpoints = []
+    while at < len(packed):
+        size = packed[at]
+        if at + 1 + size > len(packed):
+            raise BadDatagram("a contact ends within an endpoint")
+        endpoints.append(Endpoint.parse(packed[at + 1 : at + 1 + size]))
+        at += 1 + size
+    if len(endpoints) > MAX_ENDPOINTS:
+        raise BadDatagram(f"a contact names {len(endpoints)} endpoints, more than {MAX_ENDPOINTS}")
+    static = packed[ID_BYTES : ID_BYTES + STATIC_BYTES]
+    return Contact(int.from_bytes(packed[:ID_BYTES], "big"), static, tuple(endpoints))

@@ -52,6 +52,10 @@ class Fingers:
         """The nodes held as fingers, the farthest first."""
         return [self._holders[exponent] for exponent in sorted(self._holders, reverse=True)]
 
+    def hold(self, node_id: int) -> None:
+        """Take a node for the finger of its distance. There must be an edge to it, or the next round drops it."""
+        self._holders[clockwise(self._me, node_id).bit_length() - 1] = node_id
+
     def start(self) -> None:
         """Begin, or begin anew after the ring changed its shape around us."""
         self.stop()

@@ -28,9 +28,10 @@ from dht.errors import BadDatagram, CertificateRefused
 from dht.features import MAX_FEATURES
 from dht.host import Endpoint, Rng
 from dht.identity import STATIC_KEY_PURPOSE, Identity, check_signature
-from dht.noise import KEY_BYTES, TAG_BYTES, HandshakeState
+from dht.noise import KEY_BYTES, TAG_BYTES
 from dht.packing import Fields, Packable, pack
 from dht.session import Keypair
+from dht.suite import HandshakeEnd
 
 INITIATION: Final = 0x11
 RESPONSE: Final = 0x12
@@ -41,7 +42,6 @@ MAX_CERTIFICATE_BYTES: Final = 900  # what a full initiation has room for, with 
 ACCEPTED: Final = 0
 DUPLICATE_IDENTITY: Final = 1
 
-PATTERN: Final = "IKpsk2"
 _INITIATION_HEADER_BYTES: Final = 8
 _RESPONSE_HEADER_BYTES: Final = 12
 _MACS_BYTES: Final = 2 * MAC_BYTES
@@ -127,7 +127,7 @@ class Initiation:
     def __init__(
         self,
         identity: Identity,
-        noise: HandshakeState,
+        noise: HandshakeEnd,
         peer_static: bytes,
         index: int,
         aes: bool,
@@ -150,7 +150,13 @@ class Initiation:
     ) -> tuple[Initiation, bytes]:
         """A new handshake with the owner of `peer_static`, and the datagram that begins it. `index` is ours to
         choose and names the keypair to come. Raises BadDatagram when `peer_static` is a key of low order."""
-        noise = _noise(identity, initiator=True, ephemeral=rng.randbytes(KEY_BYTES), peer_static=peer_static)
+        noise = identity.suite.initiator(
+            _prologue(identity.network),
+            identity.network.psk(),
+            (identity.static_private, identity.static_public),
+            rng.randbytes(KEY_BYTES),
+            peer_static,
+        )
         header = bytes((INITIATION, VERSION, 0, 0)) + index.to_bytes(4, "big")
         total = FULL_INITIATION_BYTES if payload.certificate else COMPACT_INITIATION_BYTES
         sealed = noise.write(_frame(header, payload, total - _INITIATION_OVERHEAD))
@@ -177,7 +183,8 @@ class Initiation:
         forth, back = noise.split()
         remote_index = int.from_bytes(header[4:8], "big")
         aes = self._aes and payload.aes
-        return payload, Keypair(forth, back, aes, self.index, remote_index, now, initiator=True)
+        aead = self._identity.suite.aead
+        return payload, Keypair(forth, back, aes, self.index, remote_index, now, initiator=True, aead=aead)
 
 
 class Received:
@@ -188,7 +195,7 @@ class Received:
 
     __slots__ = ("_bytes", "_noise", "payload", "sender_index", "static")
 
-    def __init__(self, noise: HandshakeState, static: bytes, payload: Payload, sender_index: int, size: int) -> None:
+    def __init__(self, noise: HandshakeEnd, static: bytes, payload: Payload, sender_index: int, size: int) -> None:
         self._noise, self._bytes = noise, size
         self.static, self.payload, self.sender_index = static, payload, sender_index
 
@@ -197,16 +204,18 @@ class Received:
         """Raises BadDatagram for anything but a well-formed initiation to us from somebody with the secret."""
         _check_outside(datagram, INITIATION, COMPACT_INITIATION_BYTES, FULL_INITIATION_BYTES)
         check_mac1(identity, datagram)
-        noise = _noise(identity, initiator=False)
+        network = identity.network
+        static = identity.static_private, identity.static_public
+        noise = identity.suite.responder(_prologue(network), network.psk(), static)
         header = datagram[:_INITIATION_HEADER_BYTES]
         payload = _unframe(header, noise.read(datagram[_INITIATION_HEADER_BYTES:-_MACS_BYTES]))
         if payload.certificate and len(datagram) != FULL_INITIATION_BYTES:
             raise BadDatagram(
                 f"an initiation with a certificate has {FULL_INITIATION_BYTES} bytes, not {len(datagram)}"
             )
-        static = noise.remote_static
-        assert static is not None
-        return cls(noise, static, payload, int.from_bytes(header[4:8], "big"), len(datagram))
+        remote_static = noise.remote_static
+        assert remote_static is not None
+        return cls(noise, remote_static, payload, int.from_bytes(header[4:8], "big"), len(datagram))
 
     def respond(self, identity: Identity, index: int, payload: Payload, rng: Rng, now: float) -> tuple[Keypair, bytes]:
         """The keys and the response, once. `payload` may carry a certificate only if the initiation did."""
@@ -217,7 +226,8 @@ class Received:
         assert len(datagram) <= self._bytes, "a response is never longer than its initiation"
         forth, back = self._noise.split()
         aes = payload.aes and self.payload.aes
-        return Keypair(back, forth, aes, index, self.sender_index, now, initiator=False), datagram
+        aead = identity.suite.aead
+        return Keypair(back, forth, aes, index, self.sender_index, now, initiator=False, aead=aead), datagram
 
 
 def peer_member(network: Network, static: bytes, payload: Payload, now: float) -> Member:
@@ -238,18 +248,8 @@ def check_mac1(identity: Identity, datagram: bytes) -> None:
     check_mac1_under(mac1_key(identity.network.mac_key(), identity.static_public), datagram)
 
 
-def _noise(
-    identity: Identity, *, initiator: bool, ephemeral: bytes | None = None, peer_static: bytes | None = None
-) -> HandshakeState:
-    return HandshakeState(
-        PATTERN,
-        initiator,
-        prologue=b"p2pvpn/1" + identity.network.id,
-        static_private=identity.static_private,
-        ephemeral_private=ephemeral,
-        remote_static=peer_static if initiator else None,
-        psk=identity.network.psk(),
-    )
+def _prologue(network: Network) -> bytes:
+    return b"p2pvpn/1" + network.id
 
 
 def _check_outside(datagram: bytes, kind: int, least: int, most: int) -> None:

@@ -156,6 +156,13 @@ class Handshakes:
             if attempt.unreachable >= BELIEVE_UNREACHABLE:
                 self._end(attempt, None, "the ring knows no way to it")
 
+    def know(self, member: Member, static: bytes) -> None:
+        """Remember that `member` was proven to own `static`, so that compact handshakes will do from now on."""
+        self._members[static] = member
+        self._members.move_to_end(static)
+        if len(self._members) > MAX_KNOWN_MEMBERS:
+            self._members.popitem(last=False)
+
     def stop(self) -> None:
         attempts = [attempt for several in self._attempts.values() for attempt in several]
         for timer in [attempt.timer for attempt in attempts] + list(self._held.values()):
@@ -287,10 +294,7 @@ class Handshakes:
     def _member(self, static: bytes, payload: Payload, now: float) -> Member:
         if payload.certificate:
             member = peer_member(self._identity.network, static, payload, now)
-            self._members[static] = member
-            self._members.move_to_end(static)
-            if len(self._members) > MAX_KNOWN_MEMBERS:
-                self._members.popitem(last=False)
+            self.know(member, static)
             return member
         known = self._members.get(static)
         if known is None:

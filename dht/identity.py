@@ -7,6 +7,7 @@ it. This module never sends or stores a key.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2s
 
 from cryptography.exceptions import InvalidSignature
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from dht.certificate import KEY_BYTES, SIGNATURE_BYTES, Member, Network, read_certificate
 from dht.errors import BadDatagram, CertificateRefused
 from dht.ids import short
+from dht.suite import NOISE, Suite
 
 STATIC_KEY_PURPOSE = "static key"
 
@@ -26,10 +28,12 @@ class Identity:
     Raises CertificateRefused when the certificate doesn't prove membership now, or isn't for this key.
     """
 
-    __slots__ = ("_signing_key", "member", "network", "static_private", "static_public", "static_signature")
+    __slots__ = ("_signing_key", "member", "network", "static_private", "static_public", "static_signature", "suite")
 
-    def __init__(self, network: Network, certificate: bytes, signing_seed: bytes, now: float) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, certificate: bytes, signing_seed: bytes, now: float, suite: Suite = NOISE
+    ) -> None:
+        self.network, self.suite = network, suite
         self.member: Member = read_certificate(network, certificate, now)
         self._signing_key = Ed25519PrivateKey.from_private_bytes(signing_seed)
         if self._signing_key.public_key().public_bytes_raw() != self.member.public_key:
@@ -56,10 +60,16 @@ def check_signature(member: Member, network: Network, purpose: str, content: byt
     if len(signature) != SIGNATURE_BYTES:
         raise BadDatagram(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
     try:
-        key = Ed25519PublicKey.from_public_bytes(member.public_key)
-        key.verify(signature, _signed_text(network, purpose, content))
+        _verify(member.public_key, _signed_text(network, purpose, content), signature)
     except InvalidSignature:
         raise BadDatagram(f"'{member.name}' did not sign this {purpose}") from None
+
+
+# Every full handshake brings the same signature of the same static key. What is refused raises, and so isn't remembered:
+# only members fill this.
+@lru_cache(maxsize=4096)
+def _verify(public_key: bytes, text: bytes, signature: bytes) -> None:
+    Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
 
 
 def _signed_text(network: Network, purpose: str, content: bytes) -> bytes:

@@ -5,10 +5,12 @@ Source: Stoica et al., "Chord", SIGCOMM 2001, section 4 (the identifier circle).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 BITS = 160
 RING = 1 << BITS
+HALF = RING >> 1
 ID_BYTES = BITS // 8
 
 
@@ -20,7 +22,7 @@ def clockwise(start: int, end: int) -> int:
 def distance(a: int, b: int) -> int:
     """The shorter way round between `a` and `b`."""
     forth = (b - a) % RING
-    return min(forth, RING - forth)
+    return forth if forth <= HALF else RING - forth
 
 
 def in_open(x: int, left: int, right: int) -> bool:
@@ -38,10 +40,23 @@ def in_open_closed(x: int, left: int, right: int) -> bool:
 def closer(target: int, a: int, b: int) -> bool:
     """Whether `a` is nearer to `target` than `b`. Of two equally near, the clockwise one of `target` wins, so
     that every target has exactly one nearest node."""
-    distance_a, distance_b = distance(target, a), distance(target, b)
+    forth_a, forth_b = (a - target) % RING, (b - target) % RING
+    distance_a = forth_a if forth_a <= HALF else RING - forth_a
+    distance_b = forth_b if forth_b <= HALF else RING - forth_b
     if distance_a != distance_b:
         return distance_a < distance_b
-    return a != b and clockwise(target, a) == distance_a
+    return a != b and forth_a == distance_a
+
+
+def nearest(target: int, ids: Iterable[int], count: int) -> list[int]:
+    """The `count` of `ids` that are nearest to `target` in the sense of `closer`, nearest first."""
+
+    def away(node_id: int) -> int:
+        # Twice the distance, and one more for the side that loses between two equally near.
+        forth = (node_id - target) % RING
+        return 2 * forth if forth <= HALF else 2 * (RING - forth) + 1
+
+    return sorted(ids, key=away)[:count]
 
 
 def key_of(name: str) -> int:

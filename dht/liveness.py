@@ -29,7 +29,8 @@ SLEPT_S = 15.0
 
 
 class Liveness:
-    """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it;
+    """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it:
+    ADJACENT_S for those whose ids are in `adjacent()`, at least `edge_interval_s()` for all others;
     `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed; `slept(gap_s)`: this machine was
     asleep; `ping(peer)` sends one. `overlay_interval_s(peer)`: as `interval_s`, for peers without a path of their own;
     None: nobody needs a sign of life from this one."""
@@ -43,6 +44,8 @@ class Liveness:
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
+        self.adjacent: Callable[[], tuple[int, ...]] = lambda: ()
+        self.edge_interval_s: Callable[[], float] = lambda: EDGE_S
         self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
@@ -74,8 +77,19 @@ class Liveness:
         if gap_s > SLEPT_S:
             self.slept(gap_s)
             return
+        adjacent, edge_s = self.adjacent(), self.edge_interval_s()
         for peer in list(self._sessions.peers.values()):
+            silent_s = now - peer.path_heard_at
+            if (
+                silent_s < edge_s
+                and peer.unanswered_at is None
+                and not peer.probes
+                and (silent_s < ADJACENT_S or peer.id not in adjacent)
+                and peer.up
+            ):
+                continue  # nearly always
             self._check(peer, now)
+            adjacent = self.adjacent()
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)
@@ -87,7 +101,7 @@ class Liveness:
             return
         silent_s = now - peer.path_heard_at
         if silent_s < ADJACENT_S and peer.unanswered_at is None and peer.probes == 0:
-            return  # nearly always
+            return
         if peer.probes > 0:
             patience_s = max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
             if now - peer.ping_at < patience_s:

@@ -40,6 +40,9 @@ class Kind(IntEnum):
     ANSWER = 2
 
 
+_KINDS = tuple(Kind)
+
+
 class Message:
     """A typed control message: `CODE` names it on the wire; `fields` and `read` are each other's inverse.
 
@@ -79,7 +82,7 @@ def split_control(data: bytes) -> Control:
     code, kind, transaction = _HEADER.unpack_from(data)
     if kind > Kind.ANSWER:
         raise BadDatagram(f"no control message is of kind {kind}")
-    return Control(code, Kind(kind), transaction, data[_HEADER.size :])
+    return Control(code, _KINDS[kind], transaction, data[_HEADER.size :])
 
 
 def _contacts(fields: Fields, key: int) -> tuple[Contact, ...]:

@@ -53,6 +53,8 @@ _LENGTHS = {
     0xDC: (2, 16),
     0xDE: (2, 16),
 }
+_PLAIN = frozenset((int, bytes, bool, str))  # what needs no look inside
+_INTEGER = frozenset((int,))
 _packer = Packer(use_bin_type=True, autoreset=True)
 
 
@@ -65,10 +67,10 @@ def pack(value: Packable) -> bytes:
 
 def _in_order(value: object) -> object:
     kind = type(value)
-    if kind is int or kind is bytes:  # nearly everything
+    if kind in _PLAIN:  # nearly everything
         return value
-    if isinstance(value, Mapping):
-        plain = all(type(key) is int for key in value)
+    if isinstance(value, (dict, Mapping)):
+        plain = set(map(type, value)) <= _INTEGER
         return {key: _in_order(value[key]) for key in sorted(value, key=None if plain else _key_order)}
     if isinstance(value, (list, tuple)):
         return [_in_order(element) for element in value]
@@ -188,8 +190,13 @@ class _Reader:
     def _array(self, length: int, at: int, depth: int) -> tuple[list[Value], int]:
         self._open(length, depth)
         elements: list[Value] = []
+        data = self._data
         for _ in range(length):
-            element, at = self.value(at, depth - 1)
+            if data[at : at + 1] == b"\xc4" and at + 1 < len(data):  # lists are mostly of contacts and records
+                element: Value
+                element, at = self._octets(data[at + 1], at + 2)
+            else:
+                element, at = self.value(at, depth - 1)
             elements.append(element)
         return elements, at
 
@@ -197,8 +204,13 @@ class _Reader:
         self._open(2 * length, depth)
         entries: dict[int | str, Value] = {}
         last: int | str | None = None
+        data, end = self._data, len(self._data)
         for _ in range(length):
-            key, at = self.value(at, 0)
+            key: Value
+            if at < end and data[at] < 0x80:  # all of ours
+                key, at = data[at], at + 1
+            else:
+                key, at = self.value(at, 0)
             if type(key) is int:
                 in_order = last is None or (type(last) is int and last < key)
             elif type(key) is str:

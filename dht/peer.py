@@ -48,6 +48,7 @@ class Peer:
 
     __slots__ = (
         "_carrier",
+        "_contact",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
@@ -94,6 +95,7 @@ class Peer:
         self.path: Path | None = None
         self.paths: dict[Path, float] = {}  # by which packets came, and when the last one did; the latest last
         self.declared: tuple[Endpoint, ...] = ()  # where the peer itself says it can be reached
+        self._contact: tuple[Path | None, tuple[Endpoint, ...], Contact] | None = None  # what follows from those
         self.whereabouts_told_at = -1e9
         self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
@@ -150,10 +152,14 @@ class Peer:
 
     def contact(self) -> Contact:
         """How others may reach this peer: where we see it first, then what it says of itself."""
-        here = self.endpoint
-        endpoints = [here] if here is not None else []
-        endpoints += [endpoint for endpoint in self.declared if endpoint != here]
-        return Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+        known = self._contact
+        if known is None or known[0] != self.path or known[1] is not self.declared:
+            here = self.endpoint
+            endpoints = [here] if here is not None else []
+            endpoints += [endpoint for endpoint in self.declared if endpoint != here]
+            contact = Contact(self.id, self.static, tuple(endpoints[:MAX_ENDPOINTS]))
+            known = self._contact = self.path, self.declared, contact
+        return known[2]
 
     def send(self, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """As `Sessions.send`."""

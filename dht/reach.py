@@ -53,6 +53,8 @@ class Reach:
     def seen(self) -> list[Endpoint]:
         """Where peers see this node, if that is not where it listens; the latest first."""
         local = self._host.local_endpoints()
+        if all(endpoint in local for endpoint in self._observed):
+            return []
         # One liar must not make us point others at somebody else's address.
         needed = min(ENOUGH_REPORTERS, sum(1 for _ in self._sessions.edges()) or 1)
         seen = [
@@ -72,9 +74,11 @@ class Reach:
         now = self._host.now()
         self.witness(endpoint, reporter)
         reporters = self._observed.pop(endpoint, {})
-        news = reporter.address not in reporters
-        reporters[reporter.address] = now
-        self._observed[endpoint] = {who: at for who, at in reporters.items() if now - at <= OBSERVED_S}
+        news = reporters.pop(reporter.address, None) is None
+        reporters[reporter.address] = now  # last, so that whoever spoke longest ago is first
+        while now - reporters[next(iter(reporters))] > OBSERVED_S:
+            del reporters[next(iter(reporters))]
+        self._observed[endpoint] = reporters
         while len(self._observed) > MAX_OBSERVED:
             del self._observed[next(iter(self._observed))]
         if news and endpoint not in self._host.local_endpoints():

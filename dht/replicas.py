@@ -16,7 +16,7 @@ from math import ceil
 from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.identity import Identity
-from dht.ids import closer, key_of
+from dht.ids import key_of, nearest
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
 from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
@@ -210,16 +210,7 @@ class Replicas:
                     self._ask_neighbor(keeper, Store(point, record.raw, False), (Stored,), lambda answer: None)
 
     def _keepers(self, point: int, members: Sequence[int]) -> tuple[int, ...]:
-        keepers: list[int] = []
-        candidates = [self._near.lists.me, *members]
-        for _ in range(min(KEEPERS, len(candidates))):
-            nearest = candidates[0]
-            for candidate in candidates[1:]:
-                if closer(point, candidate, nearest):
-                    nearest = candidate
-            keepers.append(nearest)
-            candidates.remove(nearest)
-        return tuple(keepers)
+        return tuple(nearest(point, (self._near.lists.me, *members), KEEPERS))
 
     def _second_keeper(self, point: int) -> int | None:
         for keeper in self._keepers(point, self._near.lists.members()):

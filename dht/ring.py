@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dht.ids import clockwise
+from dht.ids import RING, clockwise
 
 NEAR = 5  # entries a list; with 10 % of nodes gone at once, a list dies whole in one of 100,000 nodes
 
@@ -41,7 +41,10 @@ class NearLists:
 
     def adjacent(self) -> tuple[int, ...]:
         """The immediate successor and predecessor; one id when they are the same node."""
-        return tuple(dict.fromkeys((*self.successors[:1], *self.predecessors[:1])))
+        if not self.successors or not self.predecessors:
+            return (*self.successors[:1], *self.predecessors[:1])
+        after, before = self.successors[0], self.predecessors[0]
+        return (after,) if after == before else (after, before)
 
     def takes(self, node_id: int) -> bool:
         """Whether `insert` would change a list."""
@@ -106,9 +109,10 @@ class NearLists:
             return None
         if not entries:
             return 0 if self.alone else None
-        away = self._away(node_id, direction)
+        me = self.me
+        away = (node_id - me) * direction % RING
         for place, entry in enumerate(entries):
-            if away < self._away(entry, direction):
+            if away < (entry - me) * direction % RING:
                 return place
         return None
 

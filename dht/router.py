@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dht.edge import Edge, Edges
 from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
-from dht.ids import RING, closer, distance
+from dht.ids import HALF, RING, closer, distance
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
 
 _ROUTED = bytes((Inner.ROUTED,))
+_MODES = tuple(Mode)
 
 
 class Router:
@@ -40,16 +41,19 @@ class Router:
         for peer in self._edges.peers.values():
             if peer.path is None or not peer.up:
                 continue
-            if peer.id == target and (peer.joined or mode == Mode.EXACT):
+            peer_id = peer.id
+            if peer_id == target and (peer.joined or mode == Mode.EXACT):
                 if not peer.suspect:
                     return peer
                 doubtful = peer  # only if nobody else leads nearer
                 continue
             if not peer.joined or peer.suspect:
                 continue
-            away = distance(peer.id, target)
-            if away < best_distance or (away == best_distance and closer(target, peer.id, best_id)):
-                best, best_distance, best_id = peer, away, peer.id
+            away = (peer_id - target) % RING
+            if away > HALF:
+                away = RING - away
+            if away < best_distance or (away == best_distance and closer(target, peer_id, best_id)):
+                best, best_distance, best_id = peer, away, peer_id
         return best or doubtful
 
     def send(self, mode: Mode, content: Content, target: int, payload: bytes) -> None:
@@ -112,7 +116,7 @@ class Router:
         if target == self._me:
             self._arrived(envelope, HOP_LIMIT - envelope.hop_limit)
             return
-        hop = self.next_hop(target, Mode(envelope.mode))
+        hop = self.next_hop(target, _MODES[envelope.mode])
         if hop is None:
             if envelope.mode == Mode.NEAREST:
                 if self.joined():

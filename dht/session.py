@@ -12,17 +12,17 @@ Sources: WireGuard (NDSS 2017), sections 5.4.6 and 6, for message, limits and ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from dht.certificate import Member
 from dht.errors import BadDatagram, StaleDatagram
 from dht.replay import REJECT_AT, ReplayWindow
+from dht.suite import NOISE, Aead
 
 TRANSPORT: Final = 0x14
 HEADER_BYTES: Final = 16
@@ -80,10 +80,10 @@ class Keypair:
         remote_index: int,
         born_at: float,
         initiator: bool,
+        aead: Callable[[bytes, bool], Aead] = NOISE.aead,
     ) -> None:
-        algorithm = AESGCM if aes else ChaCha20Poly1305
-        self._encrypt = algorithm(send_key).encrypt
-        self._decrypt = algorithm(receive_key).decrypt
+        self._encrypt = aead(send_key, aes).encrypt
+        self._decrypt = aead(receive_key, aes).decrypt
         self.aes = aes
         self.local_index, self.remote_index = local_index, remote_index
         self.born_at, self.reject_at = born_at, born_at + REJECT_AFTER_S

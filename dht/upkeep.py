@@ -82,6 +82,8 @@ class Upkeep:
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
         parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
+        parts.liveness.adjacent = parts.near.lists.adjacent
+        parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle

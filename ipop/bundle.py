@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dht.certificate import SECRET_BYTES, Member, Network, prove_certificate
 from dht.errors import CertificateRefused
 from dht.identity import Identity
+from dht.suite import NOISE, Suite
 from ipop.document import Document, pem_text, seed_text, write
 from ipop.errors import SetupError
 
@@ -38,10 +39,10 @@ class Bundle:
         """What the certificate says, whether or not it is valid now."""
         return prove_certificate(self.network, self.certificate)
 
-    def identity(self, now: float) -> Identity:
+    def identity(self, now: float, suite: Suite = NOISE) -> Identity:
         """The node's identity at time `now`; a SetupError when the certificate isn't valid then."""
         try:
-            return Identity(self.network, self.certificate, self.signing_seed, now)
+            return Identity(self.network, self.certificate, self.signing_seed, now, suite)
         except CertificateRefused as refused:
             renewal = f"p2pvpn issue {self.member.name} --ca {self.network.name}.ca --out FILE"
             raise SetupError(f"{refused}; if the clock is right, renew it where the authority is: {renewal}") from None

@@ -23,9 +23,9 @@ COMPACT_ABOVE = 4096  # cancelled timers left in the heap before it is worth swe
 TRACE_CHUNK_BYTES = 1 << 16
 FROZEN_QUEUE_BYTES = 212_992  # what Linux gives a UDP socket by default (net.core.rmem_default)
 
-# (when, sequence number, what to call, with what, the timer if it is one). No two sequence numbers are equal, so
-# the comparison of entries never gets past the first two fields.
-Entry = tuple[float, int, Callable[..., object], tuple[Any, ...], "SimTimer | None"]
+# (when, sequence number, what to call, with what), or (when, sequence number, a timer, None). No two sequence numbers
+# are equal, so the comparison of entries never gets past the first two fields.
+Entry = tuple[float, int, Any, "tuple[Any, ...] | None"]
 
 _TRACE = struct.Struct("<dIII")
 
@@ -35,12 +35,12 @@ class NeverHappened(AssertionError):
 
 
 class SimTimer:
-    """A pending callback in virtual time."""
+    """A pending callback in virtual time. With an `owner`, it waits while that host is frozen."""
 
-    __slots__ = ("_engine", "callback")
+    __slots__ = ("_engine", "callback", "owner")
 
-    def __init__(self, engine: Engine, callback: Callable[[], None]) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, callback: Callable[[], None], owner: SimHost | None = None) -> None:
+        self._engine, self.owner = engine, owner
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
@@ -77,17 +77,14 @@ class Engine:
         """Call `function(*arguments)` in `delay_s` seconds, in a later event even when that is 0. Not cancellable."""
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        heappush(self._heap, (at, self._sequence, function, arguments, None))
+        heappush(self._heap, (at, self._sequence, function, arguments))
 
     def call_later(self, delay_s: float, callback: Callable[[], None], owner: SimHost | None = None) -> SimTimer:
         """A timer. With an `owner`, it waits while that host is frozen, and never runs once it is down."""
-        timer = SimTimer(self, callback)
+        timer = SimTimer(self, callback, owner)
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        if owner is None:
-            heappush(self._heap, (at, self._sequence, timer.run, (), timer))
-        else:
-            heappush(self._heap, (at, self._sequence, owner.fire, (timer,), timer))
+        heappush(self._heap, (at, self._sequence, timer, None))
         return timer
 
     def run_for(self, duration_s: float) -> None:
@@ -135,20 +132,31 @@ class Engine:
         self._cancelled += 1
         if self._cancelled > COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
             # In place: a running loop holds on to this list.
-            self._heap[:] = [entry for entry in self._heap if entry[4] is None or entry[4].callback is not None]
+            self._heap[:] = [entry for entry in self._heap if entry[3] is not None or entry[2].callback is not None]
             heapify(self._heap)
             self._cancelled = 0
 
     def _run_to(self, until: float) -> None:
-        heap, hooks = self._heap, self.after_event
+        heap, hooks, running = self._heap, self.after_event, HostState.RUNNING
         while heap and heap[0][0] <= until:
-            at, _, function, arguments, timer = heappop(heap)
-            if timer is not None and timer.callback is None:
-                self._cancelled -= 1
-                continue
-            self.now = at
-            self.events += 1
-            function(*arguments)
+            at, _, what, arguments = heappop(heap)
+            if arguments is not None:
+                self.now = at
+                self.events += 1
+                what(*arguments)
+            else:
+                callback = what.callback
+                if callback is None:
+                    self._cancelled -= 1
+                    continue
+                self.now = at
+                self.events += 1
+                owner = what.owner
+                if owner is None or owner.state is running:
+                    what.callback = None
+                    callback()
+                else:
+                    owner.fire(what)
             if hooks:
                 for hook in hooks:
                     hook()
@@ -161,12 +169,17 @@ class Engine:
             events = self.events
             at = self._heap[0][0]
             # The event itself may schedule others for this instant; they are left for the next step.
-            entry = heappop(self._heap)
-            if entry[4] is not None and entry[4].callback is None:
+            _, _, what, arguments = heappop(self._heap)
+            if arguments is None and what.callback is None:
                 self._cancelled -= 1
                 continue
             self.now, self.events = at, events + 1
-            entry[2](*entry[3])
+            if arguments is not None:
+                what(*arguments)
+            elif what.owner is None:
+                what.run()
+            else:
+                what.owner.fire(what)
             for hook in self.after_event:
                 hook()
             return True

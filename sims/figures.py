@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +26,12 @@ from random import Random
 
 from dht.host import Endpoint
 from dht.identity import Identity
-from dht.ids import RING, closer
+from dht.ids import RING
+from dht.ids import nearest as nearest_of
 from dht.messages import Find, Found, Message
 from dht.node import Node
 from dht.storage import MemoryStorage
+from dht.suite import NOISE, Suite
 from ipop.authority import create_authority
 from ipop.config import VpnConfig
 from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
@@ -50,11 +53,11 @@ JOINS = 40
 BROKEN = (0.3, 0.4)  # of links, where routability is measured
 
 
-def members(count: int, seed: int) -> list[Identity]:
+def members(count: int, seed: int, suite: Suite = NOISE) -> list[Identity]:
     """Identities of one network, the same for the same seed."""
     rng = Random(seed)
     authority = create_authority("figures", IPv4Network("10.64.0.0/12"), START, rng)
-    return [authority.issue(f"n{number}", None, START, rng).identity(START) for number in range(count)]
+    return [authority.issue(f"n{number}", None, START, rng).identity(START, suite) for number in range(count)]
 
 
 def latency_from(path: str | None) -> Latency:
@@ -83,20 +86,18 @@ class Lookups:
     failed: int
 
 
-def look_up(world: World, count: int = LOOKUPS) -> Lookups:
-    """Run `count` lookups, 100 a second."""
+def look_up(world: World, count: int = LOOKUPS, per_s: float = 100.0) -> Lookups:
+    """Run `count` lookups, `per_s` a second."""
     hops: list[int] = []
     took_ms: list[float] = []
     failed = 0
     engine = world.engine
-    ids = [node.id for node in world.nodes]
+    ids = sorted(node.id for node in world.nodes)
 
     def ask(node: Node, target: int) -> None:
         began = engine.now
-        nearest = ids[0]
-        for candidate in ids:
-            if closer(target, candidate, nearest):
-                nearest = candidate
+        place = bisect(ids, target)
+        (nearest,) = nearest_of(target, (ids[place - 1], ids[place % len(ids)]), 1)
 
         def done(answer: Message | None) -> None:
             nonlocal failed
@@ -110,7 +111,7 @@ def look_up(world: World, count: int = LOOKUPS) -> Lookups:
 
     for _ in range(count):
         ask(engine.rng.choice(world.nodes), engine.rng.randrange(0, RING))
-        engine.run_for(0.01)
+        engine.run_for(1.0 / per_s)
     engine.run_for(10)
     return Lookups(tuple(hops), tuple(took_ms), failed + count - len(hops) - failed)
 

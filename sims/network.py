@@ -1,7 +1,20 @@
-"""Carries datagrams between simulated hosts: latency, jitter, loss, duplicates, cuts, broken links and partitions.
+"""Carries datagrams between simulated hosts.
 
 What arrives, arrives in a later event, never within `send`. A datagram to an address where nobody lives is lost
 without notice, as on the real network. It never looks into datagrams and knows nothing of the protocol.
+
+| what may happen | set by | which datagrams |
+|---|---|---|
+| latency | `latency` (`sims.latency`) | all, by the places of both hosts; same places, same delay |
+| jitter | `jitter_s` | each by itself: evenly between 0 and that, so it reorders too |
+| loss, duplicates | `loss`, `duplicate` | each by itself, with that probability |
+| serialization and queueing | `limit` (`sims.link`) | those of hosts with a limited link, at their ends; drop-tail |
+| partitions | `partition`, `heal` | all between hosts of different groups |
+| cuts | `cut`, `mend`, `heal` | all from one host to another, or both ways |
+| broken links | `break_links` | all between a share of the pairs of places, whoever lives there; by hash, no table |
+| NATs and firewalls | `access` (`sims.access`, `sims.nat`) | those of hosts in sites, by the rules of their boxes |
+
+All chance comes from the engine's one generator; what isn't set draws no numbers and costs no time.
 """
 
 from __future__ import annotations
@@ -14,6 +27,7 @@ from dht.host import Endpoint
 from sims.access import DEFAULT_PORT, Access, Interface
 from sims.engine import Carrier, Engine, HostState, SimHost
 from sims.latency import Latency
+from sims.link import AccessLink, Pipe
 
 MAX_DATAGRAM_BYTES = 65_507  # 65,535 less the IPv4 and UDP headers
 FIRST_ADDRESS = int(ipaddress.IPv4Address("10.0.0.1"))
@@ -22,15 +36,18 @@ HASH_BITS = (1 << 64) - 1
 
 class Network:
     """The only network of its world. `counters` says what became of the datagrams that did not simply arrive:
-    lost, duplicated, cut, filtered by a box, unaddressed, oversized, unread. `access` makes sites behind boxes."""
+    lost, duplicated, cut, queue_full_up, queue_full_down, filtered by a box, unaddressed, oversized, unread. `access`
+    makes sites behind boxes."""
 
     __slots__ = (
         "_alive",
         "_broken",
         "_broken_salt",
         "_cuts",
+        "_down",
         "_hosts",
         "_places",
+        "_up",
         "access",
         "counters",
         "duplicate",
@@ -53,6 +70,8 @@ class Network:
         self._alive: dict[int, SimHost] = {}  # by index
         self._hosts: dict[Endpoint, SimHost] = {}  # those with one public endpoint
         self._places: dict[Endpoint, int] = {}
+        self._up: dict[int, Pipe] = {}  # by host index: the limited links
+        self._down: dict[int, Pipe] = {}
         self._cuts: set[tuple[int, int]] = set()
         self._broken, self._broken_salt = 0, 0
 
@@ -87,6 +106,7 @@ class Network:
         host.halt(HostState.DOWN)
         if self._alive.pop(host.index, None) is not None:
             self._remove(host)
+            self.limit(host, None)
 
     def freeze(self, host: SimHost) -> None:
         """SIGSTOP: timers wait, and arriving datagrams too, up to a socket buffer full."""
@@ -107,6 +127,18 @@ class Network:
         if place is not None:
             host.place = place
         host.relocate(self._settle(host, interfaces), [interface.endpoint for interface in interfaces])
+
+    def limit(self, host: SimHost, link: AccessLink | None) -> None:
+        """From now on `host` sends and receives through `link`; None: without limit. What is under way is not held
+        up, and a host that moves keeps its link."""
+        for pipes, bits_per_s in (
+            (self._up, None if link is None else link.up_bits_per_s),
+            (self._down, None if link is None else link.down_bits_per_s),
+        ):
+            if link is None or bits_per_s is None:
+                pipes.pop(host.index, None)
+            else:
+                pipes[host.index] = Pipe(bits_per_s, link.queue_bytes)
 
     def partition(self, groups: Iterable[Iterable[SimHost]]) -> None:
         """Only hosts of the same group reach each other. Hosts in no group, and new ones, form one more group."""
@@ -166,6 +198,15 @@ class Network:
             self.counters["oversized"] += 1
             return
         engine = self.engine
+        if self._up and (pipe := self._up.get(origin.index)) is not None:
+            through_s = pipe.passes_in(len(datagram) + origin.header_bytes, engine.now)
+            if through_s is None:
+                self.counters["queue_full_up"] += 1
+                return
+            delay_s += through_s
+        if not (self.loss or self.duplicate or self.jitter_s):
+            engine.post(delay_s, arrive, origin, source, to, datagram, traffic_class)
+            return
         copies = 1
         if self.duplicate and engine.rng.random() < self.duplicate:
             self.counters["duplicated"] += 1
@@ -184,6 +225,24 @@ class Network:
         if origin.group != destination.group or self._parted(origin, destination):
             self.counters["cut"] += 1
             return
+        self._come(origin, destination, source, datagram, traffic_class)
+
+    def _come(
+        self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int
+    ) -> None:
+        """A datagram is at the far end of `destination`'s link."""
+        if self._down and (pipe := self._down.get(destination.index)) is not None:
+            through_s = pipe.passes_in(len(datagram) + destination.header_bytes, self.engine.now)
+            if through_s is None:
+                self.counters["queue_full_down"] += 1
+            else:
+                self.engine.post(through_s, self._deliver, origin, destination, source, datagram, traffic_class)
+            return
+        self._deliver(origin, destination, source, datagram, traffic_class)
+
+    def _deliver(
+        self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int
+    ) -> None:
         self.engine.trace(origin.index, destination.index, len(datagram))
         if not destination.deliver(datagram, source, traffic_class):
             self.counters["unread"] += 1
@@ -219,6 +278,9 @@ class Network:
         destination = self._hosts.get(to)
         if destination is None:
             self.counters["unaddressed"] += 1
+            return
+        if self._down:
+            self._come(origin, destination, source, datagram, traffic_class)
             return
         self.engine.trace(origin.index, destination.index, len(datagram))
         if not destination.deliver(datagram, source, traffic_class):

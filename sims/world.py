@@ -72,6 +72,13 @@ class World:
 
         `behind` names one of `sims.nat.PRESETS`: boxes are built for it, which stay when the node is restarted.
         """
+        node = self.build(number, config, behind)
+        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
+        node.start([endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
+        return node
+
+    def build(self, number: int, config: NodeConfig | None = None, behind: str | None = None) -> Node:
+        """As `start`, but leave the node to be started."""
         identity = self._identities[number]
         if behind is not None:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
@@ -81,8 +88,6 @@ class World:
         node = Node(host, identity, storage, config or self._config)
         self.hosts[node.id] = host
         self.nodes.append(node)
-        others = [bootstrap for bootstrap in bootstraps if bootstrap != number]
-        node.start([endpoint for bootstrap in others for endpoint in self._known_endpoints(bootstrap)])
         return node
 
     def site(self, number: int) -> Site | None:
