@@ -17,7 +17,7 @@ class Feature(IntFlag):
     ECN = 2  # hands congestion marks of the outer header on to the inner one (RFC 6040); to others, none are invited
     SIZE = 4  # answers Inner.SIZE
     GROUPS = 8  # takes Inner.GROUP
-    TREES = 16  # takes Inner.BROADCAST, and questions for everybody (`dht.aggregate`)
+    TREES = 32  # takes Inner.BROADCAST, and questions for everybody (`dht.aggregate`)
 
 
 ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS | Feature.TREES
