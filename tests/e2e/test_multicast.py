@@ -131,8 +131,17 @@ def test_a_stream_reaches_seven_receivers_each_frame_once(eight_natted: NattedNe
     print(counters(network, "addr1"))
 
 
+def wanting(network: NattedNetwork) -> list[str]:
+    """The hosts where somebody wants GROUP, as their nodes know."""
+    found = {name: network.lab.nodes[name].ask_json("groups")["multicast"]["wanted"] for name in network.names}
+    return [name for name, wanted in found.items() if GROUP in wanted]
+
+
 def test_hosts_that_did_not_subscribe_get_nothing(eight_natted: NattedNetwork) -> None:
     network = eight_natted
+    deadline = time.monotonic() + PATIENCE_S
+    while wanting(network):  # those of the test before have left, which takes two seconds to be sure of
+        assert time.monotonic() < deadline
     watched = [name for name in network.names if name not in ("port1", "firewalled1", "cgnat-sym1")]
     watchers = {
         name: network.lab.host(name).namespace.spawn(
@@ -156,6 +165,33 @@ def test_hosts_that_did_not_subscribe_get_nothing(eight_natted: NattedNetwork) -
         _, printed = process.communicate()
         seen[name] = int(re.search(rb"(\d+) packets? captured", printed)[1])  # type: ignore[index]
     assert seen == dict.fromkeys(watched, 0)
+
+
+def test_a_group_opened_by_a_secret_takes_those_who_have_it(eight_natted: NattedNetwork) -> None:
+    """And none of the members of the network who don't, though they try by the same name."""
+    network = eight_natted
+    lab = network.lab
+    files = {name: str(lab.folder / f"{name}.secret") for name in ("right", "wrong")}
+    for file in files.values():
+        assert lab.p2pvpn("group", "secret", "--out", file).returncode == 0
+    inside = ["full1", "sym1", "cgnat-sym1", "firewalled1"]
+    for name in network.names:
+        file = files["right" if name in inside else "wrong"]
+        if name in inside or name == "port1":
+            done = lab.nodes[name].ask("group", "join", "club", "--secret", file)
+            assert done.returncode == 0, done.stderr
+    deadline, seen = time.monotonic() + PATIENCE_S, []
+    while seen != sorted(inside):
+        assert time.monotonic() < deadline, seen
+        (club,) = lab.nodes["sym1"].ask_json("groups")["groups"]
+        seen = sorted(member["name"] for member in club["members"])
+    (alone,) = lab.nodes["port1"].ask_json("groups")["groups"]
+    assert [member["name"] for member in alone["members"]] == ["port1"]
+    printed = lab.nodes["sym1"].ask("groups").stdout
+    assert "club: member, opened by a secret, epoch 0, 4 members" in printed
+    print(printed)
+    assert lab.nodes["sym1"].ask("group", "leave", "club").returncode == 0
+    assert lab.nodes["sym1"].ask_json("groups")["groups"] == []
 
 
 def test_a_storm_leaves_the_pings_of_others_alone(eight_natted: NattedNetwork) -> None:
