@@ -105,7 +105,7 @@ class Answer(NamedTuple):
 class Ask(Message):
     """Answer this, and have it answered by everybody in this part of the ring, within so many milliseconds."""
 
-    CODE = 40
+    CODE = 56
     label: int
     origin: int
     arc: Arc
@@ -143,7 +143,7 @@ class Ask(Message):
 class Asked(Message):
     """Answers an Ask at once: whether pieces will follow."""
 
-    CODE = 41
+    CODE = 57
     verdict: Verdict
 
     def fields(self) -> dict[int, Value]:
@@ -159,7 +159,7 @@ class Piece(Message):
     """Part of a branch's answer: members' answers and holes. The last piece says how many members answered in all, and
     what their answers were reduced to, if they were; it is sent when all others have been taken."""
 
-    CODE = 42
+    CODE = 58
     label: int
     index: int
     answers: tuple[Answer, ...] = ()
@@ -196,4 +196,4 @@ class Piece(Message):
 class PieceTaken(Message):
     """Answers a Piece, when there is room for more."""
 
-    CODE = 43
+    CODE = 59

@@ -66,7 +66,10 @@ class Near:
         self.lists = NearLists(me)
         self.place = Place.OUTSIDE
         self.running = False
+        # `eager_s`: if given, so long after a change the first time, then longer and longer up to `stabilize_s`.
         self.stabilize_s, self.look_around_s = STABILIZE_S, LOOK_AROUND_S
+        self.eager_s: float | None = None
+        self._pause_s = 0.0
         self.changed: Callable[[], None] = lambda: None
         self.became: Callable[[Place], None] = lambda place: None
         self._contacts: dict[int, Contact] = {}  # of entries that have no edge (yet)
@@ -290,7 +293,8 @@ class Near:
     # Stabilizing
 
     def _stabilize(self) -> None:
-        self._later("stabilize", self.stabilize_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+        self._pause_s = self.stabilize_s if self.eager_s is None else min(2 * self._pause_s, self.stabilize_s)
+        self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
         if not self.joined:
             self._retry()
             return
@@ -383,6 +387,9 @@ class Near:
 
     def _tell_change(self) -> None:
         self.changed()
+        if self.eager_s is not None and self.running:
+            self._pause_s = self.eager_s
+            self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
         if "push" not in self._timers:
             self._later("push", PUSH_AFTER_S, self._push)
 

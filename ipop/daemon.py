@@ -91,6 +91,7 @@ async def _up(settings: UpSettings) -> int:
             mtu,
             offloads=offloads,
             room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
+            multicast_route=settings.multicast_route,
         )
         undo.callback(tap.close)
         storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
@@ -101,7 +102,14 @@ async def _up(settings: UpSettings) -> int:
             host,
             tap,
             VpnConfig(
-                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, mtu, settings.shortcuts
+                identity,
+                storage,
+                _has_aes(),
+                settings.underlay_mtu,
+                settings.copy_dscp,
+                mtu,
+                settings.shortcuts,
+                settings.multicast,
             ),
         )
         vpn.counted += [host.counters, tap.counters, storage.counters]

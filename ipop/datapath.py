@@ -23,6 +23,7 @@ from dht.certificate import Member, Network
 from dht.envelope import Inner
 from dht.errors import BadDatagram
 from dht.host import Host
+from ipop.destination import is_discovery
 from ipop.ecn import ECN_MASK, MAY_CHANGE, class_of, decapsulated
 from ipop.ethernet import (
     ETHERNET_HEADER_BYTES,
@@ -112,6 +113,7 @@ class DataPath:
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
         self._running = False
+        self.to_many: Callable[[bytes, bytes, bytes], None] | None = None  # takes packet, source and destination
         self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
 
     def start(self) -> None:
@@ -141,7 +143,7 @@ class DataPath:
             ours, destination, traffic_class = frame[26:30] == self._own4, frame[30:34], frame[15]
         elif kind == ETHERTYPE_IPV6:
             destination = frame[38:54]
-            ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not _is_discovery(frame[14:]))
+            ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not is_discovery(frame[14:]))
             traffic_class = (frame[14] & 15) << 4 | frame[15] >> 4
         else:
             ours, destination, traffic_class = False, b"", 0
@@ -268,7 +270,7 @@ class DataPath:
     def _inbound_partial(self, member: Member, plaintext: bytes) -> None:
         packet, transport, checksum_at = read_partial(plaintext)
         source, destination = ip_ends(packet)
-        if _is_discovery(packet):
+        if is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1
             return
         origin = self._proofs.of(member, source, destination, hop_limit(packet))
@@ -298,7 +300,7 @@ class DataPath:
                 and packet[0] >> 4 == 6
                 and len(packet) == 40 + (packet[4] << 8 | packet[5])
                 and packet[7]
-                and (packet[6] != PROTOCOL_ICMP6 or not _is_discovery(packet))
+                and (packet[6] != PROTOCOL_ICMP6 or not is_discovery(packet))
             )
         else:
             source, plain = b"", False
@@ -326,8 +328,11 @@ class DataPath:
             self.counters["outbound_malformed"] += 1
             return
         if frame[0] & 1 or is_multicast(destination):
-            self.counters["outbound_multicast_dropped"] += 1
-        elif not self._segment.is_own(source) or _is_discovery(packet):
+            if self.to_many is None:
+                self.counters["outbound_multicast_dropped"] += 1
+            else:
+                self.to_many(packet, source, destination)
+        elif not self._segment.is_own(source) or is_discovery(packet):
             self.counters["outbound_source_refused"] += 1
         elif not self._segment.is_neighbor(destination):
             self.counters["outbound_outside_network"] += 1
@@ -386,15 +391,10 @@ class DataPath:
         except BadDatagram:
             self.counters["inner_malformed"] += 1
             return
-        if _is_discovery(packet):
+        if is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
             return
         origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is not None:
             self.packets_in += 1
             self._tap.write(origin.header + packet)
-
-
-def _is_discovery(packet: bytes) -> bool:
-    """Whether this is IPv6 neighbour discovery (RFC 4861), which stays on its own link."""
-    return len(packet) > 40 and packet[0] >> 4 == 6 and packet[6] == PROTOCOL_ICMP6 and 133 <= packet[40] <= 137

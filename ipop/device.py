@@ -54,8 +54,10 @@ class KernelTap:
         clone_device: str = CLONE_DEVICE,
         offloads: Offloads = NO_OFFLOADS,
         room_bytes: int = DEFAULT_BYTES,
+        multicast_route: bool = False,
     ) -> None:
-        """`room_bytes`: the longest plaintext that this node's links carry, for which super-packets are bounded."""
+        """`room_bytes`: the longest plaintext that this node's links carry, for which super-packets are bounded.
+        `multicast_route`: IPv4 multicast of programs that choose no interface goes here."""
         if len(mac) != MAC_BYTES or mac[0] & 1:
             raise ValueError(f"{mac.hex(':')} is no hardware address of a single device")
         if mtu < LEAST_TAP_MTU:
@@ -75,7 +77,9 @@ class KernelTap:
         try:
             self.offloads = take_offloads(self._fd, offloads) if offloads.header else NO_OFFLOADS
             os.set_blocking(self._fd, False)
-            self.ipv6 = _set_up_elsewhere(self.name, address4, subnet, address6, prefix6, mac, mtu, room_bytes)
+            self.ipv6 = _set_up_elsewhere(
+                self.name, address4, subnet, address6, prefix6, mac, mtu, room_bytes, multicast_route
+            )
         except BaseException:
             self.close()
             raise

@@ -42,7 +42,7 @@ from dht.views import RingView
 if TYPE_CHECKING:
     from dht.router import Router
 
-STABILIZE_S = 90.0  # as in `dht.near`, but seldom: a node is in many groups, and changes are told at once
+STABILIZE_S = (3.0, 90.0)  # after a change, and at last: seldomer than in the main ring, as a node is in many groups
 LOOK_AROUND_S = 300.0
 SWEEP_S = 60.0
 UNWANTED_S = 120.0  # an edge that this end has not needed for so long is offered up
@@ -90,8 +90,10 @@ class Subring:
             return self._links
 
         self.ring = Overlay(host, me, self._edges, self._arrived, link_by, own_contact, counters)
-        self.ring.near.stabilize_s, self.ring.near.look_around_s = STABILIZE_S, LOOK_AROUND_S
-        self.ring.near.changed = self._near_changed
+        near = self.ring.near
+        near.eager_s, near.stabilize_s = STABILIZE_S
+        near.look_around_s = LOOK_AROUND_S
+        near.changed = self._near_changed
         self.ring.became = self._became
         self._entries = Entries(
             host,
