@@ -149,10 +149,10 @@ def test_a_member_that_lies_about_the_origin_convinces_nobody() -> None:
     world.engine.run_for(1)
     assert [world.arrived(number) for number in (0, 2, 3)] == [[true]] * 3 and len(seen) == 1
     forged = ipv4_packet(b"\0" * 8, 17, world.nodes[1].member.address4.packed, MDNS.packed)
-    from ipop.cast_wire import Kind, sign_together  # noqa: PLC0415
+    from ipop.cast_wire import Kind, sign_alone  # noqa: PLC0415
 
-    frames = sign_together(liar.identity.sign, [(Kind.PACKET, forged)], 1 << 50, int(world.engine.now))
-    liar.casts.cast(None, [*frames, seen[0], b"junk", seen[0][:60]], 0)
+    lie = sign_alone(liar.identity.sign, Kind.PACKET, forged, 1 << 50, int(world.engine.now))
+    liar.casts.cast(None, [lie, seen[0], b"junk", seen[0][:60]], 0)
     world.engine.run_for(2)
     assert not any(world.arrived(number) for number in range(4))
     honest = [world.nodes[number] for number in (0, 2, 3)]
