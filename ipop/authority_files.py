@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
-from dht.groups.right import GroupSecret
 from dht.host import Rng
 from ipop.authority import (
     YEAR_S,
@@ -133,22 +132,6 @@ def read_notice(path: Path) -> bytes:
         return bytes.fromhex(document.text("notice"))
     except ValueError:
         document.refuse("notice", "not hex digits")
-
-
-def read_group_secret(path: Path, warn: Warn | None = None) -> GroupSecret:
-    """A group secret from its file. Raises SetupError; warns when others may read it."""
-    text, readable_by_others = _read(path, MAX_BUNDLE_BYTES)
-    if warn is not None and readable_by_others:
-        warn(_exposed(path, "the group's secret"))
-    try:
-        return GroupSecret.from_text(text)
-    except ValueError as error:
-        raise SetupError(f"{path}: {error}") from None
-
-
-def new_group_secret(after: Path | None = None, rng: Rng | None = None) -> str:
-    """The text of a fresh group secret, one that takes the place of the one in `after`. Raises SetupError."""
-    return GroupSecret.new(rng or SystemRandom(), None if after is None else read_group_secret(after)).to_text()
 
 
 def read_bundle(path: Path, warn: Warn | None = None) -> Bundle:
