@@ -187,10 +187,10 @@ class Multicast:
 
     def _memberships_changed(self) -> None:
         now = self._host.now()
-        before, self._wanted = self._wanted, self.membership.groups()
+        groups = self.membership.groups()
+        before, self._wanted = self._wanted, {each for each in groups if reach_of(each, b"") is Reach.SUBSCRIBERS}
         for group in sorted(self._wanted - before):
-            if reach_of(group, b"") is Reach.SUBSCRIBERS:
-                self._say(self.busy.begun(group, now).kind, group)
+            self._say(self.busy.begun(group, now).kind, group)
         for group in before - self._wanted:
             self.busy.ended(group)
         self._settle_rings()
