@@ -126,8 +126,9 @@ class Aggregates:
             raise ValueError(f"the aggregate '{kind.name}' is not registered here")
         if len(argument) > MAX_ARGUMENT_BYTES or not LEAST_BUDGET_S <= deadline_s <= MAX_BUDGET_MS / 1000:
             raise ValueError("an argument has at most 4096 bytes, a deadline is 0.05 to 600 seconds away")
+        about = About(self._ring.me, None, 0)
         try:
-            kind.read(argument)
+            read = kind.read(argument, about)
         except BadDatagram as refusal:
             raise ValueError(f"no member would read this argument: {refusal}") from None
 
@@ -138,8 +139,7 @@ class Aggregates:
             count = reached if kind.reduce is not None else max(reached, len(answers))
             done(Outcome(value, answers, count, named, all_of_it.overflowed))
 
-        about = About(self._ring.me, None, 0)
-        branch = Branch(kind, argument, about, self._host.now() + deadline_s, _Gathered(kind.parse, gathered))
+        branch = Branch(kind, argument, read, about, self._host.now() + deadline_s, _Gathered(kind.parse, gathered))
         self._own.add(branch)
         self._begin(branch, around(self._place))
 
@@ -170,8 +170,8 @@ class Aggregates:
         if not self._ring.joined or parent is None or not self._has_room(hop, message, now):
             self._counters["aggregate_busy"] += 1
             return Asked(Verdict.BUSY)
-        kind.read(message.argument)
         about = About(message.origin, hop, message.hops)
+        read = kind.read(message.argument, about)
 
         def send(piece: Piece, done: Callable[[bool], None]) -> None:
             def answered(answer: Message | None) -> None:
@@ -185,7 +185,7 @@ class Aggregates:
                 self._close(branch)
 
         up = Upstream(self._host, message.label, send, over)
-        branch = Branch(kind, message.argument, about, now + message.budget_ms / 1000, up)
+        branch = Branch(kind, message.argument, read, about, now + message.budget_ms / 1000, up)
         self._branches[key] = branch
         # A question that comes again must find its branch, even one that has ended.
         keep_s = message.budget_ms / 1000 + sum(PIECE_TIMEOUTS_S)
@@ -205,7 +205,7 @@ class Aggregates:
         left_s = branch.deadline - self._host.now()
         branch.later("deadline", self._host.call_later(left_s, lambda: self._cut_off(branch)))
         self._branching.begin(branch, regions)
-        answer = branch.kind.answer(branch.kind.read(branch.argument), branch.about)
+        answer = branch.kind.answer(branch.read, branch.about)
         branch.reached += 1
         if answer is not None:
             self._answered(branch, answer)

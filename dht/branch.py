@@ -32,12 +32,13 @@ class Kind(Generic[A, V]):
     """A kind of aggregate. All functions are called from the node's own events: they must be quick, and raise nothing
     but what is said here.
 
-    `read(bytes)`: the argument, typed; raises BadDatagram. `answer(argument, about)`: this member's answer; None: it
+    `read(bytes, about)`: the argument, typed; raises BadDatagram, and then the question is neither answered nor handed
+    on. `answer(argument, about)`: this member's answer, once it was handed on; None: it
     counts as reached, and says nothing. `pack` and `parse` are each other's inverse, at most MAX_VALUE_BYTES, `parse`
     raises BadDatagram. `reduce(a, b)`: two answers as one, in any order and grouping; without it, all are collected."""
 
     name: str
-    read: Callable[[bytes], A]
+    read: Callable[[bytes, About], A]
     answer: Callable[[A, About], V | None]
     pack: Callable[[V], bytes]
     parse: Callable[[bytes], V]
@@ -91,6 +92,7 @@ class Branch:
 
     kind: Kind[Any, Any]
     argument: bytes
+    read: Any  # the argument, typed
     about: About
     deadline: float
     up: Up

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dht.aggregate import Aggregates
+from dht.broadcast import Broadcast
 from dht.certificate import Member
 from dht.contact import Contact
+from dht.crawl import Crawls, Sight
 from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
@@ -22,6 +25,7 @@ from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
 from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, pack_control
+from dht.notices import Notices
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
 from dht.path import endpoint_of, hops_of, kind_of, relay_of
@@ -38,6 +42,7 @@ from dht.views import NodeState, PeerView, PingResult, RingView
 __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
 
 RECORD_LIFETIME_S = 7200.0
+MAIN_RING = "the main ring"  # as notices name it; groups have names without blanks
 # What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
 _ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
 ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
@@ -50,11 +55,13 @@ M = TypeVar("M", bound=Message)
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """What may differ between nodes. `aes`: AES-GCM is done in hardware here. `underlay_mtu`: the longest IP packet, in
-    bytes, that this node's links carry; what paths carry is found out, up to that."""
+    bytes, that this node's links carry; what paths carry is found out, up to that. `version`: of the program, for
+    whoever looks at the ring."""
 
     aes: bool = False
     underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     record_lifetime_s: float = RECORD_LIFETIME_S
+    version: str = ""
 
 
 class Node:
@@ -85,12 +92,27 @@ class Node:
             lambda: self._upkeep.edge_interval_s,
             self.counters,
         )
+        overlay, self._version = self._parts.overlay, config.version
+        self.notices = Notices(
+            host, identity, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
+        )
+        self.crawls = Crawls(host, self.id, overlay.aggregates, overlay.exchange, self._sight)
         self._parts.demux.group = self.groups.receive
         self._upkeep.group_silent_s = self.groups.silent_s
         self._upkeep.group_adjacent = self.groups.adjacent
         self._upkeep.gone = lambda peer, dead: self.groups.gone(peer.id, dead=dead)
         self._upkeep.joined = self.groups.main_ring_joined
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Frames for every member of the ring."""
+        return self._parts.overlay.broadcast
+
+    @property
+    def aggregates(self) -> Aggregates:
+        """Questions for every member of the ring."""
+        return self._parts.overlay.aggregates
 
     @property
     def parts(self) -> Parts:
@@ -343,6 +365,19 @@ class Node:
         lists = self._parts.near.lists
         return RingView(
             tuple(lists.successors), tuple(lists.predecessors), tuple(self._parts.fingers.ids()), lists.size_estimate()
+        )
+
+    def _sight(self) -> Sight:
+        ring = self.ring_view()
+        return Sight(
+            self.id,
+            self.identity.member.name,
+            self._version,
+            self._parts.pings.whereabouts(),
+            ring.successors,
+            ring.predecessors,
+            ring.fingers,
+            len(self._parts.overlay.edges()),
         )
 
     def _described(self, peer_id: int, result: GetResult, done: Callable[[Peer | None], None]) -> None:

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2s
 from ipaddress import IPv4Address
+from math import exp
 from typing import Final
 
 from dht.groups.right import GroupSecret
 from dht.groups.subring import Subring
+from dht.host import Host
 from dht.node import Node
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 CHANNEL: Final = 1  # of the trees
 PURPOSE: Final = "multicast"
 NAME_PREFIX: Final = "mcast-"
+# Uplinks at home are the narrow place: nobody sends more copies of a stream than so many, though trees get deeper.
+RING_FAN_OUT: Final = 2
+RATE_S: Final = 5.0
 
 
 def ring_name(group: bytes) -> str:
@@ -31,30 +36,49 @@ def ring_name(group: bytes) -> str:
     return NAME_PREFIX + blake2s(group, digest_size=12).hexdigest()
 
 
+class Rate:
+    """Frames a second, smoothed over RATE_S. Pure."""
+
+    __slots__ = ("_at", "_per_s")
+
+    def __init__(self) -> None:
+        self._at = self._per_s = 0.0
+
+    def add(self, count: int, now: float) -> None:
+        self._per_s = self.at(now) + count / RATE_S
+        self._at = now
+
+    def at(self, now: float) -> float:
+        return self._per_s * exp((self._at - now) / RATE_S)
+
+
 class RingCasts:
     """Implements `ipop.multicast.Casts` on a node's rings."""
 
-    def __init__(self, node: Node, counters: Counter[str]) -> None:
-        self._node, self._counters = node, counters
+    def __init__(self, host: Host, node: Node, counters: Counter[str]) -> None:
+        self._host, self._node, self._counters = host, node, counters
         self._secret = GroupSecret.open_to_all(node.identity.network, PURPOSE)
         self._rings: dict[bytes, Subring] = {}
         self._came: Callable[[bytes | None, Sequence[bytes]], None] = lambda group, frames: None
-        node.parts.overlay.broadcast.on(CHANNEL, lambda origin, frames: self._came(None, frames))
+        self._sent: dict[bytes | None, Rate] = {None: Rate()}
+        self._received: dict[bytes | None, Rate] = {None: Rate()}
+        node.broadcast.on(CHANNEL, self._from(None))
 
     def cast(self, group: bytes | None, frames: Sequence[bytes], traffic_class: int) -> None:
         if group is None:
-            broadcast = self._node.parts.overlay.broadcast
+            broadcast = self._node.broadcast
         else:
             subring = self._rings.get(group)
             if subring is None:
                 self._counters["multicast_no_ring"] += len(frames)
                 return
             broadcast = subring.ring.broadcast
+        self._sent[group].add(len(frames), self._host.now())
         broadcast.send(CHANNEL, frames, traffic_class)
 
     def be_on(self, groups: set[bytes]) -> None:
         for group in self._rings.keys() - groups:
-            del self._rings[group]
+            del self._rings[group], self._sent[group], self._received[group]
             self._node.groups.leave(ring_name(group), secret=True)
         for group in sorted(groups - self._rings.keys()):
             try:
@@ -65,14 +89,27 @@ class RingCasts:
                 log.debug("no ring for a busy group: %s", error)
                 continue
             self._rings[group] = subring
+            self._sent[group], self._received[group] = Rate(), Rate()
+            subring.ring.broadcast.fan_out = RING_FAN_OUT
             subring.ring.broadcast.on(CHANNEL, self._from(group))
 
     def on_cast(self, callback: Callable[[bytes | None, Sequence[bytes]], None]) -> None:
         self._came = callback
 
-    def subring(self, group: bytes) -> Subring | None:
-        """The ring of a busy group, if this node is on it."""
-        return self._rings.get(group)
+    def rings(self) -> dict[bytes, Subring]:
+        """The rings that this node is on."""
+        return dict(self._rings)
 
-    def _from(self, group: bytes) -> Callable[[int, Sequence[bytes]], None]:
-        return lambda origin, frames: self._came(group, frames)
+    def rates_per_s(self, group: bytes | None) -> tuple[float, float]:
+        """Frames a second that this node sends and receives along a ring."""
+        now = self._host.now()
+        return self._sent[group].at(now), self._received[group].at(now)
+
+    def _from(self, group: bytes | None) -> Callable[[int, Sequence[bytes]], None]:
+        def came(origin: int, frames: Sequence[bytes]) -> None:
+            received = self._received.get(group)
+            if received is not None:
+                received.add(len(frames), self._host.now())
+                self._came(group, frames)
+
+        return came

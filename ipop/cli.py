@@ -9,18 +9,19 @@ socket. Everything heavy is imported by the command that needs it, so that `--he
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ipop import pinging
+from ipop import group_cli, pinging
+from ipop.asking import Control, Json
+from ipop.asking import ask_node as _ask
+from ipop.asking import client_of as _client
+from ipop.asking import print_json as _print_json
+from ipop.asking import warn as _warn
 from ipop.errors import SetupError
-
-if TYPE_CHECKING:
-    from ipop.control import Client
 
 # The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
 _WrongUsage: Any = typer.BadParameter.__base__
@@ -33,11 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Control = Annotated[
-    str | None,
-    typer.Option("--control", metavar="SOCKET", envvar="P2PVPN_CONTROL", help="The node's control socket."),
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Peer = Annotated[str, typer.Argument(metavar="NAME|IP", help="A node's name, virtual address or id.")]
 
 
@@ -328,6 +324,10 @@ def down(as_json: Json = False, control: Control = None) -> None:
         _print_json({"down": True})
 
 
+app.command()(group_cli.groups)
+app.add_typer(group_cli.app, name="group")
+
+
 def _become_node(settings: str) -> NoReturn:
     """Go on as `ipop.daemon`, in this same process. Begun anew, it doesn't hold the parser of command lines and all
     that came with it, some 15 MB, for as long as the node runs."""
@@ -339,32 +339,6 @@ def _become_node(settings: str) -> NoReturn:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-P", "-m", "ipop.daemon", settings], environment)
-
-
-def _client(control: str | None) -> Client:
-    from ipop.control import Client
-
-    if control is None:
-        from ipop.places import only_socket
-
-        control = only_socket()
-    return Client(control)
-
-
-def _ask(control: str | None, command: str) -> Any:
-    """What a node that runs answers at once."""
-    from ipop.control import SOON_S
-
-    with _client(control) as client:
-        return client.ask(command, SOON_S)
-
-
-def _print_json(value: object, indent: int | None = 2) -> None:
-    print(json.dumps(value, indent=indent), flush=True)
-
-
-def _warn(text: str) -> None:
-    print(f"p2pvpn: {text}", file=sys.stderr, flush=True)
 
 
 def _open_streams() -> None:

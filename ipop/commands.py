@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dht.node import PingResult
+from ipop.group_status import groups_object, join_group, leave_group
 from ipop.node import Target, VpnNode
 from ipop.path_status import netcheck_object, proxies_object, shortcut_objects, why_object
 from ipop.status import peer_objects, ping_object, status_object
@@ -43,6 +44,10 @@ class Commands:
                 reply(success(proxies_object(self._vpn)))
             case "netcheck":
                 reply(success(netcheck_object(self._vpn)))
+            case "groups":
+                groups_object(self._vpn, lambda groups: reply(success(groups)))
+            case "group-join" | "group-leave":
+                self._change_group(request, reply)
             case "ping":
                 self._with_target(request, reply, lambda target: self._ping(target, reply))
             case "why":
@@ -66,6 +71,19 @@ class Commands:
                 go_on(target)
 
         self._vpn.find(peer, found)
+
+    def _change_group(self, request: Request, reply: Reply) -> None:
+        name, secret = request.get("name"), request.get("secret")
+        if not isinstance(name, str) or not (secret is None or isinstance(secret, str)):
+            reply(failure("the command needs a group's name, and its secret if that opens it"))
+            return
+        try:
+            joins = request["command"] == "group-join"
+            changed = join_group(self._vpn, name, secret) if joins else leave_group(self._vpn, name)
+        except ValueError as error:
+            reply(failure(str(error)))
+        else:
+            reply(success(changed))
 
     def _ping(self, target: Target, reply: Reply) -> None:
         def answered(result: PingResult | None) -> None:

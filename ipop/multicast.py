@@ -24,7 +24,7 @@ from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.identity import Identity
 from ipop.busy import MAX_RINGS, TICK_S, BusyGroups, Way
-from ipop.cast_wire import MAX_BATCH, Cast, Kind, sign_together
+from ipop.cast_wire import MAX_BATCH, Cast, Kind, Warrant, parse, sign_alone, sign_together
 from ipop.destination import Reach, is_membership, mac_of, reach_of, stays_on_link
 from ipop.ecn import ECN_MASK, class_of
 from ipop.ethernet import hop_limit, wrap
@@ -46,7 +46,7 @@ PACKET_BYTES = 1400
 NOTES_PER_S, NOTES_AT_ONCE = 5.0, 20.0
 
 MAX_QUEUED = 512
-SHARE = 4 * MAX_BATCH  # packets sent before others have their turn
+SHARE = 2 * MAX_BATCH  # packets sent before others have their turn
 GATHER_S = 0.01  # a batch leaves at once, unless another left so lately; then more may share its signature
 SEQUENCES_PER_S = 4096  # faster than anybody sends: a new run begins above what the last one used
 QUERIER_MAC = b"\x02\x50\x00\x00\x00\x00"
@@ -73,6 +73,8 @@ class _Queued(NamedTuple):
     group: bytes | None  # whose ring carries it; None: none
     network: bool
     traffic_class: int
+    source: bytes = b""
+    target: bytes = b""  # of a packet
 
 
 class Multicast:
@@ -96,7 +98,7 @@ class Multicast:
         self._segment = Segment(member.address4, network.subnet, member.address6, network.prefix6)
         self._own_mac = mac_for(self._segment.own4)
         self._class_mask = 0xFF & ~ECN_MASK if copy_dscp else 0
-        self.witness = Witness(host, network, locate, network_time, counters)
+        self.witness = Witness(host, network, locate, network_time, self._proven, counters)
         now = host.now()
         self.membership = Membership(now)
         self._wanted: set[bytes] = set()
@@ -157,15 +159,16 @@ class Multicast:
         match reach_of(destination, self._segment.broadcast4):
             case Reach.EVERYBODY:
                 if self._everybody.take(now, parts):
-                    self._put(_Queued(Kind.PACKET, packet, None, True, traffic_class))
+                    self._put(_Queued(Kind.PACKET, packet, None, True, traffic_class, source, destination))
                 else:
                     self._counters["multicast_over_rate"] += 1
             case Reach.SUBSCRIBERS:
-                self._to_group(packet, destination, parts, traffic_class, now)
+                self._to_group(packet, source, destination, parts, traffic_class)
             case _:
                 self._counters["multicast_to_nobody"] += 1
 
-    def _to_group(self, packet: bytes, group: bytes, parts: int, traffic_class: int, now: float) -> None:
+    def _to_group(self, packet: bytes, source: bytes, group: bytes, parts: int, traffic_class: int) -> None:
+        now = self._host.now()
         way = self.busy.sent(group, now)
         self._settle_rings()
         network = way is not Way.RING and self._quiet.take(now, parts)
@@ -174,7 +177,7 @@ class Multicast:
             self._counters["multicast_over_rate"] += 1
             return
         kind = Kind.TWICE if network and ring else Kind.PACKET
-        self._put(_Queued(kind, packet, group if ring else None, network, traffic_class))
+        self._put(_Queued(kind, packet, group if ring else None, network, traffic_class, source, group))
 
     def _report(self, packet: bytes) -> None:
         for query in self.membership.take(packet, self._host.now()):
@@ -184,10 +187,10 @@ class Multicast:
 
     def _memberships_changed(self) -> None:
         now = self._host.now()
-        before, self._wanted = self._wanted, self.membership.groups()
+        groups = self.membership.groups()
+        before, self._wanted = self._wanted, {each for each in groups if reach_of(each, b"") is Reach.SUBSCRIBERS}
         for group in sorted(self._wanted - before):
-            if reach_of(group, b"") is Reach.SUBSCRIBERS:
-                self._say(self.busy.begun(group, now).kind, group)
+            self._say(self.busy.begun(group, now).kind, group)
         for group in before - self._wanted:
             self.busy.ended(group)
         self._settle_rings()
@@ -237,8 +240,10 @@ class Multicast:
         while self._queue and left:
             first = self._queue[0]
             batch: list[_Queued] = []
-            while self._queue and len(batch) < min(MAX_BATCH, left) and self._queue[0][2:] == first[2:]:
+            while self._queue and len(batch) < min(MAX_BATCH, left) and _alike(self._queue[0], first):
                 batch.append(self._queue.popleft())
+                if not first.target:
+                    break
             left -= len(batch)
             self._cast(batch)
         if self._queue:
@@ -246,10 +251,13 @@ class Multicast:
 
     def _cast(self, batch: Sequence[_Queued]) -> None:
         """Sign and send what goes the same ways."""
-        now = self._network_time()
+        now, sign = self._network_time(), self._identity.sign
         first = self._sequence or int(now * SEQUENCES_PER_S)
         self._sequence = first + len(batch)
-        frames = sign_together(self._identity.sign, [(each.kind, each.body) for each in batch], first, int(now))
+        if len(batch) == 1:
+            frames = [sign_alone(sign, batch[0].kind, batch[0].body, first, int(now))]
+        else:
+            frames = sign_together(sign, batch[0].kind, [each.body for each in batch], first, int(now))
         way = batch[0]
         if way.network:
             self._casts.cast(None, frames, way.traffic_class)
@@ -281,49 +289,58 @@ class Multicast:
             return
         for frame in frames:
             try:
-                self._take(group, Cast.parse(frame))
+                self._take(group, parse(frame))
             except BadDatagram:
                 self._counters["cast_malformed"] += 1
 
-    def _take(self, ring: bytes | None, cast: Cast) -> None:
-        now = self._host.now()
+    def _take(self, ring: bytes | None, cast: Cast | Warrant) -> None:
         if not self._segment.is_neighbor(cast.source):
             # Our own come back from a member that repeats them.
             self._counters["cast_source_refused"] += 1
             return
-        if cast.kind in (Kind.BUSY, Kind.WANTED):
+        if isinstance(cast, Cast) and cast.kind in (Kind.BUSY, Kind.WANTED):
             if ring is None and (cast.target in self._rings or cast.target in self._wanted):
-                self.witness.judge(cast, lambda new: self._heard(cast, new))
+                self.witness.take(cast)
             return
         reach = reach_of(cast.target, self._segment.broadcast4)
         if reach is Reach.SUBSCRIBERS:
             if ring is not None and ring != cast.target:
                 self._counters["cast_on_another_ring"] += 1
                 return
-            if not self.membership.wants(cast.target, cast.source, now):
-                self.busy.came(cast.target, cast.source, now, by_ring=ring is not None, twice=False)
-                self._counters["multicast_unwanted"] += 1
+            if not self.membership.wants(cast.target, cast.source, self._host.now()):
+                if isinstance(cast, Cast):
+                    self._note(ring, cast)
+                    self._counters["multicast_unwanted"] += 1
                 return
-        elif reach is not Reach.EVERYBODY or ring is not None or stays_on_link(cast.body) or not hop_limit(cast.body):
+        elif reach is not Reach.EVERYBODY or ring is not None:
             self._counters["cast_refused"] += 1
             return
-        self.witness.judge(cast, lambda new: self._proven(ring, cast, new))
-
-    def _heard(self, cast: Cast, new: bool) -> None:
-        if new and self._running:
-            self.busy.heard(cast.kind, cast.target, cast.source, self._host.now())
-            self._settle_rings()
-
-    def _proven(self, ring: bytes | None, cast: Cast, new: bool) -> None:
-        """A packet is its origin's."""
-        if not self._running:
-            return
-        if reach_of(cast.target, self._segment.broadcast4) is Reach.SUBSCRIBERS:
-            twice = cast.kind is Kind.TWICE
-            self.busy.came(cast.target, cast.source, self._host.now(), by_ring=ring is not None, twice=twice)
+        if isinstance(cast, Cast):
             if stays_on_link(cast.body) or not hop_limit(cast.body):
                 self._counters["cast_refused"] += 1
                 return
-        if new:
-            self.packets_in += 1
-            self._tap.write(wrap(cast.body, mac_of(cast.target), mac_for(cast.source)))
+            # Whoever can forge a frame can make a ring seem to reach us; that costs us this group's frames at most.
+            self._note(ring, cast)
+        self.witness.take(cast)
+
+    def _note(self, ring: bytes | None, cast: Cast) -> None:
+        """Let `busy` see a packet to a group."""
+        if reach_of(cast.target, self._segment.broadcast4) is Reach.SUBSCRIBERS:
+            twice = cast.kind is Kind.TWICE
+            self.busy.came(cast.target, cast.source, self._host.now(), by_ring=ring is not None, twice=twice)
+
+    def _proven(self, cast: Cast, new: bool) -> None:
+        """A frame is its origin's."""
+        if not new or not self._running:
+            return
+        if cast.kind in (Kind.BUSY, Kind.WANTED):
+            self.busy.heard(cast.kind, cast.target, cast.source, self._host.now())
+            self._settle_rings()
+            return
+        self.packets_in += 1
+        self._tap.write(wrap(cast.body, mac_of(cast.target), mac_for(cast.source)))
+
+
+def _alike(one: _Queued, other: _Queued) -> bool:
+    """Whether two share a signature: the same flow, by the same ways."""
+    return one.kind is other.kind and one[2:] == other[2:]

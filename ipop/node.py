@@ -18,11 +18,12 @@ from dht.host import Endpoint, Host
 from dht.ids import ID_BYTES, id_bytes
 from dht.node import RECORD_LIFETIME_S, Node, NodeConfig, NodeState, PeerView
 from dht.records import address_name, host_name, node_name
-from ipop.casts import RingCasts
+from ipop.casts import RingCasts, ring_name
 from ipop.config import BYTES_PER_MBIT, VpnConfig
 from ipop.datapath import DataPath
 from ipop.multicast import Multicast
 from ipop.resolve import Located, Reason, Resolver
+from ipop.roll import RollCall
 from ipop.tap import Tap
 from ipop.wording import shown
 from shortcuts.node import Shortcuts
@@ -57,10 +58,11 @@ class VpnNode:
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
+        self.roll = RollCall(host, self.ring, self._wants_ring)
         self.multicast: Multicast | None = None
         if config.multicast:
             counters = self.datapath.counters
-            self.casts = RingCasts(self.ring, counters)
+            self.casts = RingCasts(host, self.ring, counters)
             self.multicast = Multicast(
                 host,
                 tap,
@@ -118,6 +120,10 @@ class VpnNode:
     def _published_names(self) -> tuple[str, ...]:
         member = self.member
         return address_name(member.address4), address_name(member.address6), host_name(member.name)
+
+    def _wants_ring(self, name: str) -> bool:
+        """Whether hosts here want what goes along the ring of this name."""
+        return self.multicast is not None and name in map(ring_name, self.multicast.wanted)
 
     @property
     def counters(self) -> Counter[str]:

@@ -14,6 +14,7 @@ from ipop.neighbor import mac_for
 from tests.many_world import GROUP, GROUP6, ManyWorld
 
 MDNS, MDNS6 = IPv4Address("224.0.0.251"), IPv6Address("ff02::fb")
+FRAMES_PER_S = 20
 LIMITED, DIRECTED = IPv4Address("255.255.255.255"), IPv4Address("10.77.255.255")
 
 
@@ -66,10 +67,10 @@ def test_a_host_cannot_send_in_the_name_of_another() -> None:
     assert not world.arrived(1) and not world.arrived(2)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", (0,))
 def test_a_busy_group_gets_a_ring_and_nothing_is_lost_or_repeated_on_the_way(seed: int) -> None:
     """Half of the members want it, one of them only later, one leaves."""
-    world = ManyWorld(12, seed)
+    world = ManyWorld(10, seed)
     wanting = [1, 3, 5, 7, 9]
     world.join(*wanting)
     world.engine.run_for(1)
@@ -78,19 +79,19 @@ def test_a_busy_group_gets_a_ring_and_nothing_is_lost_or_repeated_on_the_way(see
     late_from = left_at = 0
 
     def stream(seconds: float) -> None:
-        for _ in range(round(seconds / 0.02)):
+        for _ in range(round(seconds * FRAMES_PER_S)):
             sent.append(world.send(0, GROUP, b"frame %06d" % len(sent)))
             multicast = world.nodes[0].multicast
             assert multicast is not None
             ways.append(multicast.busy.way(GROUP.packed))
-            world.engine.run_for(0.02)
+            world.engine.run_for(1 / FRAMES_PER_S)
 
-    stream(25)
+    stream(20)
     assert ways[-1] is Way.RING, f"seed {seed}"
     quiet = {number: world.counted("multicast_unwanted")[number] for number in (2, 4, 6)}
     world.join(2)
     late_from = len(sent)
-    stream(25)
+    stream(20)
     assert ways[-1] is Way.RING, f"seed {seed}"
     world.join(9, change=Change.TO_INCLUDE)
     left_at = len(sent)
@@ -100,16 +101,18 @@ def test_a_busy_group_gets_a_ring_and_nothing_is_lost_or_repeated_on_the_way(see
         assert world.arrived(number) == sent, f"seed {seed}, member {number}"
     late = world.arrived(2)
     # One round trip and the time until the first frame both ways: frames of the first second may be missing.
-    assert late == sent[-len(late) :] and len(sent) - late_from - len(late) <= 50, f"seed {seed}: {len(late)}"
+    assert late == sent[-len(late) :] and len(sent) - late_from - len(late) <= FRAMES_PER_S, f"seed {seed}: {len(late)}"
     left = world.arrived(9)
-    assert left == sent[: len(left)] and left_at <= len(left) <= left_at + 150, f"seed {seed}"
-    for number in (0, 4, 6, 8, 10, 11):
+    assert left == sent[: len(left)] and left_at <= len(left) <= left_at + 3 * FRAMES_PER_S, f"seed {seed}"
+    for number in (0, 4, 6, 8):
         assert world.arrived(number) == [], f"seed {seed}, member {number}"
-    assert world.counted("multicast_unwanted")[4] - quiet[4] < 600, "no such traffic at all, but for an overlap"
+    assert world.counted("multicast_unwanted")[4] - quiet[4] < 12 * FRAMES_PER_S, (
+        "no such traffic at all, but for an overlap"
+    )
     world.engine.run_for(LINGER_S + 5)
     assert all(not node.ring.groups.all() for node in world.nodes), "the ring is dropped"
     sent.clear()
-    stream(0.1)
+    stream(0.2)
     world.engine.run_for(1)
     assert world.arrived(1) == sent, "and the network carries it again"
 
@@ -146,10 +149,10 @@ def test_a_member_that_lies_about_the_origin_convinces_nobody() -> None:
     world.engine.run_for(1)
     assert [world.arrived(number) for number in (0, 2, 3)] == [[true]] * 3 and len(seen) == 1
     forged = ipv4_packet(b"\0" * 8, 17, world.nodes[1].member.address4.packed, MDNS.packed)
-    from ipop.cast_wire import Kind, sign_together  # noqa: PLC0415
+    from ipop.cast_wire import Kind, sign_alone  # noqa: PLC0415
 
-    frames = sign_together(liar.identity.sign, [(Kind.PACKET, forged)], 1 << 50, int(world.engine.now))
-    liar.casts.cast(None, [*frames, seen[0], b"junk", seen[0][:60]], 0)
+    lie = sign_alone(liar.identity.sign, Kind.PACKET, forged, 1 << 50, int(world.engine.now))
+    liar.casts.cast(None, [lie, seen[0], b"junk", seen[0][:60]], 0)
     world.engine.run_for(2)
     assert not any(world.arrived(number) for number in range(4))
     honest = [world.nodes[number] for number in (0, 2, 3)]

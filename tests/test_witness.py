@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from ipop.cast_wire import Cast, Kind, sign_together
+from ipop.cast_wire import Cast, Kind, Warrant, parse, sign_alone, sign_together
 from ipop.ethernet import ipv4_packet, ipv6_packet
 from ipop.resolve import Address, Located, Reason
-from ipop.witness import CHECKS_AT_ONCE, FRESH_S, KNOWN_S, MAX_ASKED, MAX_WAITING, REMEMBER_S, Witness
+from ipop.witness import CHECKS_AT_ONCE, FRESH_S, KNOWN_S, MAX_ASKED, MAX_HELD, MAX_WAITING, REMEMBER_S, Witness
 from sims.engine import Engine
 from sims.latency import Constant
 from sims.network import Network
@@ -29,7 +29,11 @@ class Court:
         self.asked: list[tuple[Address, Callable[[Located], None]]] = []
         self.answers = True
         self.verdicts: list[tuple[bytes, bool]] = []
-        self.witness = Witness(host, self.members[0].network, self.locate, lambda: self.engine.now, self.counters)
+        network, clock = self.members[0].network, lambda: self.engine.now
+        self.witness = Witness(host, network, self.locate, clock, self.proven, self.counters)
+
+    def proven(self, cast: Cast, new: bool) -> None:
+        self.verdicts.append((cast.body[-1:], new))
 
     def locate(self, address: Address, done: Callable[[Located], None]) -> None:
         self.asked.append((address, done))
@@ -41,8 +45,10 @@ class Court:
         holders = [each.member for each in self.members if each.member.holds(address)]
         done(holders[0] if holders else Reason.NOBODY)
 
-    def frames(self, *texts: bytes, by: int = 1, of: int = 1, first: int = 1000, six: bool = False) -> list[Cast]:
-        """Packets from the address of member `of`, signed by member `by`."""
+    def frames(
+        self, *texts: bytes, by: int = 1, of: int = 1, first: int = 1000, six: bool = False
+    ) -> list[Cast | Warrant]:
+        """Packets from the address of member `of`, signed by member `by`: several with their warrant last."""
         member = self.members[of].member
         bodies = [
             ipv6_packet(text, 17, member.address6.packed, GROUP6)
@@ -50,16 +56,16 @@ class Court:
             else ipv4_packet(text, 17, member.address4.packed, GROUP)
             for text in texts
         ]
-        signed = sign_together(
-            self.members[by].sign, [(Kind.PACKET, body) for body in bodies], first, int(self.engine.now)
-        )
-        return [Cast.parse(frame) for frame in signed]
+        sign, now = self.members[by].sign, int(self.engine.now)
+        if len(bodies) == 1:
+            return [parse(sign_alone(sign, Kind.PACKET, bodies[0], first, now))]
+        return [parse(frame) for frame in sign_together(sign, Kind.PACKET, bodies, first, now)]
 
-    def judge(self, *casts: Cast) -> list[tuple[bytes, bool]]:
+    def judge(self, *frames: Cast | Warrant) -> list[tuple[bytes, bool]]:
         """What is known of these now."""
         self.verdicts.clear()
-        for cast in casts:
-            self.witness.judge(cast, lambda new, cast=cast: self.verdicts.append((cast.body[-1:], new)))  # type: ignore[misc]
+        for frame in frames:
+            self.witness.take(frame)
         return list(self.verdicts)
 
 
@@ -70,6 +76,37 @@ def test_what_its_origin_signed_is_new_once() -> None:
     assert court.judge(*casts) == [(b"a", False), (b"b", False), (b"c", False)]
     assert court.counters["cast_repeated"] == 3
     assert len(court.asked) == 1
+
+
+def test_frames_and_their_warrant_may_come_in_any_order_and_repeatedly() -> None:
+    court = Court()
+    one, two, three, warrant = court.frames(b"a", b"b", b"c")
+    same = court.frames(b"s", b"s", first=500)
+    assert court.judge(*same) == [(b"s", True)] * 2, "equal packets are two packets"
+    assert court.judge(one) == []
+    assert court.judge(warrant) == [(b"a", True)]
+    assert court.judge(two, warrant, two) == [(b"b", True), (b"b", False)]
+    assert court.judge(three) == [(b"c", True)]
+
+
+def test_frames_without_a_warrant_wait_in_vain_and_are_bounded() -> None:
+    court = Court()
+    assert court.judge(*court.frames(b"k")) == [(b"k", True)]
+    batches = [court.frames(b"x", b"y", first=2000 + 2 * number) for number in range(MAX_HELD)]
+    assert court.judge(*(frame for each in batches for frame in each[:2])) == []
+    assert court.counters["cast_without_warrant"] == MAX_HELD
+    assert court.judge(batches[0][2]) == [] and len(court.judge(batches[-1][2])) == 2
+
+
+def test_a_forged_frame_takes_the_place_of_none() -> None:
+    court = Court()
+    assert court.judge(*court.frames(b"k")) == [(b"k", True)]
+    true = court.frames(b"a", b"b", first=3000)
+    forged = court.frames(b"c", b"d", by=2, first=3000)
+    assert court.judge(*forged[:2], *true[:2], *forged[:2], forged[2]) == []
+    assert court.counters["cast_forged"] == 1
+    assert court.judge(true[2]) == [(b"a", True), (b"b", True)]
+    assert court.judge(*forged[:2]) == [] and court.counters["cast_forged"] == 3
 
 
 def test_another_member_cannot_speak_for_it() -> None:
@@ -100,10 +137,10 @@ def test_addresses_that_nobody_holds_are_asked_about_seldom_and_few_at_a_time() 
     court = Court()
     cast = court.frames(b"a")[0]
     nobody = [
-        Cast.parse(
-            sign_together(
-                court.members[1].sign, [(Kind.PACKET, ipv4_packet(b"", 17, bytes((10, 77, 9, number)), GROUP))], 1, 5
-            )[0]
+        parse(
+            sign_alone(
+                court.members[1].sign, Kind.PACKET, ipv4_packet(b"", 17, bytes((10, 77, 9, number)), GROUP), 1, 5
+            )
         )
         for number in range(1, MAX_ASKED + 3)
     ]

@@ -63,6 +63,7 @@ class Groups:
         self._sharing: dict[int, set[Subring]] = {}  # by node id: the groups with an edge to it
         self._corrections = Budget(CORRECTIONS_PER_S, CORRECTION_BURST, host.now())
         self._running = False  # the main ring has a place for us
+        self.made: Callable[[Subring], None] = lambda subring: None  # is told of each group before it starts
 
     # For the node's owner
 
@@ -227,6 +228,7 @@ class Groups:
         subring.edges.added = lambda edge: self._added(subring, edge)
         subring.edges.dropped = lambda edge: self._dropped(subring, edge)
         self._by_tag[right.tag] = subring
+        self.made(subring)
         if self._running:
             subring.start()
         return subring
