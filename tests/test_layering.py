@@ -31,6 +31,7 @@ SHELLS = {
     "ipop.authority_files",
     "ipop.cli",
     "ipop.control",
+    "ipop.crawl_cli",
     "ipop.daemon",
     "ipop.device",
     "ipop.device_setup",
