@@ -95,7 +95,9 @@ def test_who_is_not_its_neighbours_neighbour_stands_out() -> None:
     nodes = {node["id"]: node for node in answer["nodes"]}
     assert all(agrees(nodes, node) for node in nodes.values())
     nodes[f"{TWO:040x}"]["predecessors"] = [f"{THREE:040x}"]
-    assert [agrees(nodes, node) for node in nodes.values()] == [False, False, True], "c names b as its predecessor, which is right"
+    assert [agrees(nodes, node) for node in nodes.values()] == [False, False, True], (
+        "c names b as its predecessor, which is right"
+    )
 
 
 def test_a_picture_of_a_form_that_is_not_drawn_is_wrong_usage() -> None:

@@ -20,6 +20,7 @@ PACKAGES = ("dht", "shortcuts", "ipop", "sims")
 SHELLS = {
     "dht.addresses",
     "dht.aio",
+    "dht.everybody",
     "dht.files",
     "dht.inbox",
     "dht.names",
