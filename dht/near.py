@@ -293,8 +293,7 @@ class Near:
     # Stabilizing
 
     def _stabilize(self) -> None:
-        self._pause_s = self.stabilize_s if self.eager_s is None else min(2 * self._pause_s, self.stabilize_s)
-        self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+        self._stabilize_later(self.stabilize_s if self.eager_s is None else max(2 * self._pause_s, self.eager_s))
         if not self.joined:
             self._retry()
             return
@@ -304,6 +303,10 @@ class Near:
         for peer in adjacent:
             self._ask_neighbors(peer)
         self._link_missing()
+
+    def _stabilize_later(self, pause_s: float) -> None:
+        self._pause_s = min(pause_s, self.stabilize_s)
+        self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
 
     def _ask_neighbors(self, peer: Edge) -> None:
         last = self._heard.get(peer.id)
@@ -388,8 +391,7 @@ class Near:
     def _tell_change(self) -> None:
         self.changed()
         if self.eager_s is not None and self.running:
-            self._pause_s = self.eager_s
-            self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+            self._stabilize_later(self.eager_s)
         if "push" not in self._timers:
             self._later("push", PUSH_AFTER_S, self._push)
 
