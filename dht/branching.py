@@ -10,7 +10,8 @@ What the first child still says after that is not heard. Holds the children of a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from dht.arcs import CIRCLE, PLACE_BITS, Arc, divide, place_of, without
@@ -27,7 +28,8 @@ MAX_HANDED_ON: Final = 64  # parts of one branch that were given to others
 MARGIN: Final = 0.1  # of the time left, kept for the way back
 LEAST_BUDGET_S: Final = 0.05
 LEAST_TIMEOUT_S: Final = 0.3
-FIND_TIMEOUT_S: Final = 2.0
+FIND_TIMEOUT_S: Final = 2.6  # who is asked asks again after a second, past what it found silent
+_SPARE_BITS: Final = BITS - PLACE_BITS
 LOOK_S: Final = 0.5  # how often children are looked at
 
 
@@ -49,6 +51,15 @@ class Ring(Protocol):
 def one_place(node_id: int) -> Arc:
     """The part of the ring that only this node stands in."""
     return Arc(place_of(node_id), (place_of(node_id) + 1) % CIRCLE)
+
+
+def _spans(helper: int, places: Sequence[int], region: Arc) -> bool:
+    """Whether a member's own neighbours lie on both sides of a region, so that it knows who is in it."""
+    reach = (region.high - helper) % CIRCLE
+    if reach < CIRCLE // 2:
+        return any(reach <= (place - helper) % CIRCLE < CIRCLE // 2 for place in places)
+    reach = (helper - region.low) % CIRCLE
+    return any(reach < (helper - place) % CIRCLE < CIRCLE // 2 for place in places)
 
 
 class Branching:
@@ -143,7 +154,8 @@ class Branching:
         self.settled(branch)
 
     def _seek(self, branch: Branch, region: Arc) -> None:
-        """Nobody is known in a part that was to be handed on: ask edges on either side of it who is there."""
+        """Nobody is known in a part that was to be handed on: ask edges on either side of it who is there. First for
+        their own neighbours, which takes no routing past the dead; then whom the ring finds there."""
         edges = self._fit(branch)
         if not edges or branch.ended:
             branch.up.add(Missing(None, region, Reason.UNREACHED))
@@ -151,39 +163,44 @@ class Branching:
         before = min(edges, key=lambda edge: (region.low - place_of(edge.id)) % CIRCLE)
         behind = min(edges, key=lambda edge: (place_of(edge.id) - region.high) % CIRCLE)
         quarter = region.length // 4
-        helpers = [(before, region.low + quarter), (behind, region.high - quarter)]
+        inside = [((region.low + quarter) % CIRCLE) << _SPARE_BITS, ((region.high - quarter) % CIRCLE) << _SPARE_BITS]
         branch.sought.append(region)
+        self._query(
+            branch,
+            region,
+            [[(before, before.id), (behind, behind.id)], list(zip((before, behind), inside, strict=True))],
+        )
 
-        def ask_next() -> None:
-            if branch.ended:
+    def _query(self, branch: Branch, region: Arc, rounds: list[list[tuple[Edge, int]]]) -> None:
+        """One round of questions at once; the first answer that names somebody decides."""
+        questions, further = rounds[0], rounds[1:]
+        waiting = len(questions)
+        decided = empty = False
+
+        def found(helper: int, answer: Message | None) -> None:
+            nonlocal waiting, decided, empty
+            waiting -= 1
+            if branch.ended or decided:
                 return
-            if not helpers:
+            if isinstance(answer, Found):
+                contacts = [contact for contact in answer.contacts if contact.id not in branch.avoid]
+                there = [contact for contact in contacts if region.holds(place_of(contact.id))]
+                if there:
+                    decided = True
+                    self._ring.links.link(there[0], lambda edge: self._linked(branch, region, there[0], edge))
+                    return
+                empty = empty or not further or _spans(helper, [place_of(each.id) for each in answer.contacts], region)
+            if waiting == 0 and (empty or not further):
                 branch.sought.remove(region)
-                branch.up.add(Missing(None, region, Reason.UNREACHED))
+                if not empty:
+                    branch.up.add(Missing(None, region, Reason.UNREACHED))
                 self.settled(branch)
-                return
-            edge, place = helpers.pop(0)
-            target = (place % CIRCLE) << (BITS - PLACE_BITS)
-            self._ring.exchange.ask(edge, FindFor(target), (Found,), found, (FIND_TIMEOUT_S,))
+            elif waiting == 0:
+                self._query(branch, region, further)
 
-        def found(answer: Message | None) -> None:
-            if branch.ended:
-                return
-            if not isinstance(answer, Found):
-                ask_next()
-                return
-            there = [
-                contact
-                for contact in answer.contacts
-                if region.holds(place_of(contact.id)) and contact.id not in branch.avoid
-            ]
-            if there:
-                self._ring.links.link(there[0], lambda edge: self._linked(branch, region, there[0], edge))
-            else:  # the neighbours of a place in it lie outside: it is empty
-                branch.sought.remove(region)
-                self.settled(branch)
-
-        ask_next()
+        for edge, target in questions:
+            ask = FindFor(target)
+            self._ring.exchange.ask(edge, ask, (Found,), partial(found, place_of(edge.id)), (FIND_TIMEOUT_S,))
 
     def _linked(self, branch: Branch, region: Arc, contact: Contact, edge: Edge | None) -> None:
         if branch.ended:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ipop import group_cli, pinging
+from ipop import crawl_cli, group_cli, pinging
 from ipop.asking import Control, Json
 from ipop.asking import ask_node as _ask
 from ipop.asking import client_of as _client
@@ -43,12 +43,10 @@ def overview(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        from importlib import metadata
+        from ipop.version import program_version
 
-        try:
-            print(f"p2pvpn {metadata.version('p2pvpn')}")
-        except metadata.PackageNotFoundError:
-            print("p2pvpn, not installed")
+        installed = program_version()
+        print(f"p2pvpn {installed}" if installed else "p2pvpn, not installed")
         raise typer.Exit(0)
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -137,6 +135,7 @@ def up(
     from dht.host import Endpoint
     from dht.sizes import DEFAULT_UNDERLAY_MTU, LEAST_UNDERLAY_MTU, MOST_UNDERLAY_MTU
     from ipop.config import DEFAULT_LISTEN, LEAST_TAP_MTU, MOST_TAP_MTU, UpSettings, shortcuts_config
+    from ipop.version import program_version
 
     links = DEFAULT_UNDERLAY_MTU if underlay_mtu is None else underlay_mtu
     if not LEAST_UNDERLAY_MTU <= links <= MOST_UNDERLAY_MTU:
@@ -165,6 +164,7 @@ def up(
         shortcuts,
         multicast=not no_multicast,
         multicast_route=multicast_route,
+        version=program_version(),
     )
     _become_node(settings.to_text())
 
@@ -324,6 +324,7 @@ def down(as_json: Json = False, control: Control = None) -> None:
         _print_json({"down": True})
 
 
+app.command()(crawl_cli.crawl)
 app.command()(group_cli.groups)
 app.add_typer(group_cli.app, name="group")
 

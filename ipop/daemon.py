@@ -110,6 +110,7 @@ async def _up(settings: UpSettings) -> int:
                 mtu,
                 settings.shortcuts,
                 settings.multicast,
+                settings.version,
             ),
         )
         vpn.counted += [host.counters, tap.counters, storage.counters]

@@ -52,7 +52,10 @@ class VpnNode:
         self.host, self.tap = host, tap
         self.identity = config.identity
         self.ring = Node(
-            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+            host,
+            config.identity,
+            config.storage,
+            NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu, version=config.version),
         )
         self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)

@@ -230,13 +230,15 @@ def under_churn(
     engine.run_for(max(60.0, 0.05 * len(identities) + 30.0))
     due: list[tuple[bytes, int, set[int], int]] = []
     outcomes: list[Outcome[None]] = []
+    sent: list[bytes] = []
     while engine.now - began < duration_s:
         senders = [node for node in by_number.values() if node.member and engine.now - since[node.id] > before_s]
         if not senders:
             engine.run_for(every_s)
             continue
         sender = engine.rng.choice(senders)
-        payload = b"%d" % len(due)
+        payload = b"%d" % len(sent)
+        sent.append(payload)
         there = {
             node.id for node in by_number.values() if node is not sender and engine.now - since[node.id] > before_s
         }

@@ -20,6 +20,7 @@ PACKAGES = ("dht", "shortcuts", "ipop", "sims")
 SHELLS = {
     "dht.addresses",
     "dht.aio",
+    "dht.everybody",
     "dht.files",
     "dht.inbox",
     "dht.names",
@@ -31,6 +32,7 @@ SHELLS = {
     "ipop.authority_files",
     "ipop.cli",
     "ipop.control",
+    "ipop.crawl_cli",
     "ipop.daemon",
     "ipop.device",
     "ipop.device_setup",
