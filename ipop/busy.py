@@ -24,10 +24,12 @@ from ipop.cast_wire import Kind
 MAX_RINGS = 16  # of multicast groups, that this node is on
 MAX_METERED = 512  # groups whose traffic is counted
 MAX_ORIGINS = 64  # of one group, watched
+MAX_OVERHEARD = 256  # groups said to be busy, that nobody here wants
 BUSY_PACKETS = 16  # within METER_S, of all senders together, are "more than a few a second"
 METER_S = 2.0
 OVERLAP_S = 8.0
 ANNOUNCE_S = 10.0
+HEARD_S = 2.5 * ANNOUNCE_S
 LINGER_S = 60.0
 SENDING_S = 2.0  # who sent so lately is at it
 LATE_S = 1.5  # a frame that came by the network should have come by the ring, too, before that
@@ -113,8 +115,9 @@ class _Busy:
 class BusyGroups:
     """`wanted(group)`: whether hosts here want it; `uniform(a, b)` is chance."""
 
-    def __init__(self, wanted: Callable[[bytes], bool], uniform: Callable[[float, float], float]) -> None:
-        self._wanted, self._uniform = wanted, uniform
+    def __init__(self, wanted: Callable[[bytes], bool], uniform: Callable[[float, float], float], now: float) -> None:
+        self._wanted, self._uniform, self._began_at = wanted, uniform, now
+        self._overheard: dict[bytes, float] = {}
         self._meters: dict[bytes, _Meter] = {}
         self._busy: dict[bytes, _Busy] = {}
 
@@ -183,9 +186,20 @@ class BusyGroups:
                 busy.both_until = now + OVERLAP_S
                 busy.announced_at = min(busy.announced_at, now - ANNOUNCE_S + 1.0)  # within a second, not each time
 
-    def begun(self, group: bytes, now: float) -> Note:
-        """Hosts here want a group from now on: what to say at once, in case it is busy."""
+    def overheard(self, group: bytes, now: float) -> None:
+        """Somebody, proven or not, says that a group is busy that nobody here wants."""
+        self._overheard.pop(group, None)
+        self._overheard[group] = now
+        if len(self._overheard) > MAX_OVERHEARD:
+            del self._overheard[next(iter(self._overheard))]
+
+    def begun(self, group: bytes, now: float) -> Note | None:
+        """Hosts here want a group from now on: what to say at once, if it is busy or might be. Whoever is here for
+        longer than ANNOUNCE_S has heard of all that are."""
         busy = self._busy.get(group)
+        heard_at = self._overheard.pop(group, -1e9)
+        if busy is None and now - max(heard_at, self._began_at) > HEARD_S:
+            return None
         if busy is not None:
             busy.said_at = now
         return Note(Kind.WANTED, group)

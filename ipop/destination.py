@@ -69,6 +69,8 @@ def stays_on_link(packet: bytes) -> bool:
     if is_membership(packet):
         return True
     if packet[0] >> 4 == 4:
+        if packet[6] & 0x1F or packet[7]:
+            return False  # Not the first fragment: no ports in it.
         at, protocol, dhcp = (packet[0] & 15) << 2, packet[9], _DHCP4
     else:
         at, protocol, dhcp = IPV6_HEADER_BYTES, packet[6], _DHCP6

@@ -102,7 +102,7 @@ class Multicast:
         now = host.now()
         self.membership = Membership(now)
         self._wanted: set[bytes] = set()
-        self.busy = BusyGroups(self._is_wanted, host.rng.uniform)
+        self.busy = BusyGroups(self._is_wanted, host.rng.uniform, now)
         self._everybody = Budget(EVERYBODY_PER_S, EVERYBODY_AT_ONCE, now)
         self._quiet = Budget(QUIET_PER_S, QUIET_AT_ONCE, now)
         self._on_ring = Budget(BUSY_PER_S, BUSY_AT_ONCE, now)
@@ -190,7 +190,9 @@ class Multicast:
         groups = self.membership.groups()
         before, self._wanted = self._wanted, {each for each in groups if reach_of(each, b"") is Reach.SUBSCRIBERS}
         for group in sorted(self._wanted - before):
-            self._say(self.busy.begun(group, now).kind, group)
+            note = self.busy.begun(group, now)
+            if note is not None:
+                self._say(note.kind, group)
         for group in before - self._wanted:
             self.busy.ended(group)
         self._settle_rings()
@@ -301,6 +303,8 @@ class Multicast:
         if isinstance(cast, Cast) and cast.kind in (Kind.BUSY, Kind.WANTED):
             if ring is None and (cast.target in self._rings or cast.target in self._wanted):
                 self.witness.take(cast)
+            elif cast.kind is Kind.BUSY:
+                self.busy.overheard(cast.target, self._host.now())
             return
         reach = reach_of(cast.target, self._segment.broadcast4)
         if reach is Reach.SUBSCRIBERS:

@@ -7,9 +7,11 @@ from itertools import product
 from ipop.busy import (
     ANNOUNCE_S,
     BUSY_PACKETS,
+    HEARD_S,
     LINGER_S,
     MAX_METERED,
     MAX_ORIGINS,
+    MAX_OVERHEARD,
     MAX_RINGS,
     NEXT,
     OVERLAP_S,
@@ -30,8 +32,8 @@ class Clock:
 
     def __init__(self, *wanted: bytes) -> None:
         self.wanted = set(wanted)
-        self.groups = BusyGroups(lambda group: group in self.wanted, lambda a, b: (a + b) / 2)
         self.now = 1000.0
+        self.groups = BusyGroups(lambda group: group in self.wanted, lambda a, b: (a + b) / 2, self.now)
         self.notes: list[tuple[float, Note]] = []
 
     def run(self, seconds: float, each: float = TICK_S) -> None:
@@ -159,6 +161,20 @@ def test_one_word_serves_everybody_who_misses_the_same() -> None:
         receive(clock, 0.4, network=True, ring=False)
         clock.groups.heard(Kind.WANTED, GROUP, SECOND, clock.now)
     assert clock.said(Kind.WANTED) == []
+
+
+def test_who_begins_to_want_a_group_says_so_only_if_it_may_be_busy() -> None:
+    clock = Clock()
+    assert clock.groups.begun(GROUP, clock.now) == Note(Kind.WANTED, GROUP), "too young to have heard of it"
+    clock.run(HEARD_S + 1)
+    assert clock.groups.begun(GROUP, clock.now) is None
+    clock.groups.overheard(GROUP, clock.now)
+    clock.run(ANNOUNCE_S)
+    assert clock.groups.begun(GROUP, clock.now) == Note(Kind.WANTED, GROUP)
+    assert clock.groups.begun(GROUP, clock.now) is None, "once"
+    for number in range(2 * MAX_OVERHEARD):
+        clock.groups.overheard(number.to_bytes(4, "big"), clock.now)
+    assert len(clock.groups._overheard) == MAX_OVERHEARD
 
 
 def test_rings_meters_and_senders_are_bounded() -> None:

@@ -191,6 +191,9 @@ def test_what_belongs_to_the_link_stays_there() -> None:
     mdns = struct.pack("!HHHH", 5353, 5353, 8, 0)
     assert stays_on_link(ipv4_packet(dhcp, 17, HOST4, b"\xff" * 4))
     assert not stays_on_link(ipv4_packet(mdns, 17, HOST4, b"\xff" * 4))
+    later = bytearray(ipv4_packet(dhcp, 17, HOST4, b"\xff" * 4))
+    later[6:8] = b"\0\x10"
+    assert not stays_on_link(bytes(later)), "a later fragment has no ports"
     assert stays_on_link(ipv6_packet(struct.pack("!HHHH", 546, 547, 8, 0), 17, HOST6, GROUP6))
     assert stays_on_link(ipv6_packet(b"\x88" + bytes(23), 58, HOST6, GROUP6))
     assert stays_on_link(report3((4, GROUP4, ()))) and stays_on_link(report_mld2((4, GROUP6, ())))

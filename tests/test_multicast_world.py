@@ -117,6 +117,38 @@ def test_a_busy_group_gets_a_ring_and_nothing_is_lost_or_repeated_on_the_way(see
     assert world.arrived(1) == sent, "and the network carries it again"
 
 
+def test_a_ring_that_loses_members_goes_on_for_the_others() -> None:
+    """One of those who pass it on dies without a word, another is cut off from the sender, and one comes back."""
+    world = ManyWorld(8, seed=12)
+    world.join(1, 2, 3, 4, 5)
+    world.engine.run_for(1)
+    sent: list[bytes] = []
+
+    def stream(seconds: float) -> None:
+        for _ in range(round(seconds * FRAMES_PER_S)):
+            sent.append(world.send(0, GROUP, b"frame %06d" % len(sent)))
+            world.engine.run_for(1 / FRAMES_PER_S)
+
+    stream(15)
+    world.network.crash(world.nodes[3].host)  # type: ignore[arg-type]
+    world.network.cut(world.nodes[0].host, world.nodes[2].host)  # type: ignore[arg-type]
+    stream(20)
+    world.start(3)
+    world.engine.run_until(world.nodes[3].is_ready, limit_s=30)
+    world.engine.run_for(1)
+    world.join(3)
+    before = len(sent)
+    stream(15)
+    world.engine.run_for(2)
+    for number in (1, 2, 4, 5):
+        got = world.arrived(number)
+        # A dead member is passed by after a probe; what it should have passed on meanwhile is lost.
+        assert len(got) == len(set(got)) and len(got) >= len(sent) - 4 * FRAMES_PER_S, (number, len(got), len(sent))
+        assert got[-10 * FRAMES_PER_S :] == sent[-10 * FRAMES_PER_S :]
+    back = world.arrived(3)
+    assert len(back) >= len(sent) - before - 2 * FRAMES_PER_S and back == sent[-len(back) :]
+
+
 def test_a_storm_is_cut_down_at_its_source_and_leaves_the_others_alone() -> None:
     world = ManyWorld(8, seed=9)
     times: list[float] = []
