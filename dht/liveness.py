@@ -83,9 +83,7 @@ class Liveness:
                 peer.calm_until = 0.0
         # Nearly all peers are calm nearly always.
         for peer in [
-            peer
-            for peer in self._sessions.peers.values()
-            if peer.unanswered_at is not None or now >= peer.calm_until
+            peer for peer in self._sessions.peers.values() if peer.unanswered_at is not None or now >= peer.calm_until
         ]:
             limit_s = ADJACENT_S if peer.id in adjacent else edge_s
             if peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:

@@ -47,6 +47,7 @@ SHELLS = {
     "sims.figures",
     "sims.proxies",
     "sims.routability",
+    "sims.speed",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)

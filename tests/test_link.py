@@ -8,8 +8,8 @@ from dht.host import Endpoint
 from sims.engine import START, Engine, SimHost
 from sims.latency import Constant
 from sims.link import AccessLink
-from sims.network import Network
 from sims.nat import PRESETS
+from sims.network import Network
 
 ONE_WAY_S = 0.05
 BITS_PER_S = 1_024_000.0  # 128 bytes a millisecond: a datagram of 100 bytes, with its headers
@@ -22,7 +22,7 @@ class Scene:
     def __init__(self) -> None:
         self.engine = Engine(1)
         self.network = Network(self.engine, Constant(rtt_ms=2000.0 * ONE_WAY_S))
-        self.sender, self.receiver = self.network.host(), self.network.host()
+        self.sender, self.receiver = self.network.host(), self.network.host(Endpoint("198.18.0.1", 7000))
         self.came_ms: list[float] = []
         self.receiver.on_receive(lambda datagram, source: self.came_ms.append(self.since_ms()))
 
