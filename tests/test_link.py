@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from dht.host import Endpoint
@@ -111,10 +113,7 @@ def test_a_host_behind_a_nat_has_its_link_too() -> None:
     inside = scene.network.host(scene.network.access.behind(PRESETS["port"], "198.18.0.9"))
     scene.network.limit(inside, AccessLink(up_bits_per_s=BITS_PER_S))
     scene.burst(3, origin=inside)
-    came = scene.came_ms
-    assert [later - earlier for earlier, later in zip(came, came[1:], strict=False)] == pytest.approx(
-        [1.0, 1.0], abs=0.01
-    )
+    assert [later - earlier for earlier, later in pairwise(scene.came_ms)] == pytest.approx([1.0, 1.0], abs=0.01)
 
 
 def test_a_crashed_host_leaves_its_link_behind() -> None:

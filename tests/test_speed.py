@@ -1,4 +1,4 @@
-"""The speed report at tiny sizes: what it says is of the world it ran, and nothing but its arguments decides the hash."""
+"""The speed report at tiny sizes: it is of the world that ran, and nothing but its arguments decides the hash."""
 
 from __future__ import annotations
 
