@@ -68,12 +68,18 @@ def grown_world(nodes: int, spare: int, latency: Latency, seed: int) -> World:
     """A whole ring of `nodes`, each started through a random earlier one, and `spare` more identities."""
     engine = Engine(seed)
     world = World(engine, Network(engine, latency), members(nodes + spare, seed))
+    grow(world, nodes)
+    return world
+
+
+def grow(world: World, nodes: int) -> None:
+    """Start `nodes` nodes in an empty world, each through a random earlier one, and run until the ring is whole."""
+    engine = world.engine
     world.start(0, ())
     for number in range(1, nodes):
         world.start(number, (engine.rng.randrange(0, number),))
         engine.run_for(GAP_S)
     engine.run_until(world.whole, limit_s=300)
-    return world
 
 
 @dataclass(frozen=True, slots=True)

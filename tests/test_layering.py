@@ -62,6 +62,7 @@ SHELLS = {
     "sims.routability",
     "sims.runner",
     "sims.scenario.perform",
+    "sims.speed",
     "sims.world",
 }
 SHELL_PACKAGES = ("sims.lab",)

@@ -24,7 +24,7 @@ class Scene:
     def __init__(self) -> None:
         self.engine = Engine(1)
         self.network = Network(self.engine, Constant(rtt_ms=2000.0 * ONE_WAY_S))
-        self.sender, self.receiver = self.network.host(), self.network.host()
+        self.sender, self.receiver = self.network.host(), self.network.host(Endpoint("198.18.0.1", 7000))
         self.came_ms: list[float] = []
         self.receiver.on_receive(lambda datagram, source: self.came_ms.append(self.since_ms()))
 
@@ -113,8 +113,7 @@ def test_a_host_behind_a_nat_has_its_link_too() -> None:
     inside = scene.network.host(scene.network.access.behind(PRESETS["port"], "198.18.0.9"))
     scene.network.limit(inside, AccessLink(up_bits_per_s=BITS_PER_S))
     scene.burst(3, origin=inside)
-    came = scene.came_ms
-    assert [later - earlier for earlier, later in pairwise(came)] == pytest.approx([1.0, 1.0], abs=0.01)
+    assert [later - earlier for earlier, later in pairwise(scene.came_ms)] == pytest.approx([1.0, 1.0], abs=0.01)
 
 
 def test_a_crashed_host_leaves_its_link_behind() -> None:
