@@ -209,6 +209,7 @@ class Wanted:
 
 _TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
 _AROUND = ("seeds", "sweep", "measure", "plot", "small")
+_ARRAYS: tuple[Where, ...] = (("workload",), ("fault",), ("probe",))
 _GENERAL = tuple(each.name for each in fields(General))
 
 
@@ -452,7 +453,7 @@ class _Reader:
                 at, where = self._entry(at, where, word, dotted, origin)
             elif isinstance(at, dict):
                 where = (*where, word)
-                at = at.setdefault(word, {})
+                at = at.setdefault(word, [] if where in _ARRAYS else {})
             else:
                 raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
         if not isinstance(at, dict):
