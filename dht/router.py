@@ -19,6 +19,9 @@ from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
 _ROUTED = bytes((Inner.ROUTED,))
 _MODES = tuple(Mode)
 
+# Another choice of the next hop, of the edges that could be one: None ends the packet here. For who studies routing.
+Policy = Callable[[Sequence[Edge], int, Mode], Edge | None]
+
 
 class Router:
     """Passes envelopes on; `arrived(envelope, hops)` takes those that end here."""
@@ -29,10 +32,13 @@ class Router:
         self._arrived = arrived
         self._counters = counters
         self.joined: Callable[[], bool] = lambda: False
+        self.policy: Policy | None = None  # instead of greedy routing, once this node has joined
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
 
     def next_hop(self, target: int, mode: Mode) -> Edge | None:
         """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
+        if self.policy is not None and self.joined():
+            return self.policy(self._usable(target, mode), target, mode)
         best: Edge | None = None
         doubtful: Edge | None = None
         # A node that has not joined owns no part of the ring: it is never the nearest.
@@ -55,6 +61,15 @@ class Router:
             if away < best_distance or (away == best_distance and closer(target, peer_id, best_id)):
                 best, best_distance, best_id = peer, away, peer_id
         return best or doubtful
+
+    def _usable(self, target: int, mode: Mode) -> list[Edge]:
+        """The edges that a packet may take."""
+        return [
+            peer
+            for peer in self._edges.peers.values()
+            if peer.path is not None and peer.up and not peer.suspect
+            if peer.joined or (peer.id == target and mode == Mode.EXACT)
+        ]
 
     def send(self, mode: Mode, content: Content, target: int, payload: bytes) -> None:
         """Send a packet of this node's own on its way; it may end here."""

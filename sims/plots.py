@@ -125,7 +125,7 @@ def _distribution(axes: Any, line: Series, color: str) -> None:
 
 
 def _furnish(axes: Any, plot: PlotOptions, plan: Plan, empty: bool) -> None:
-    axes.set_title(plot.title or plot.name)
+    axes.set_title(plot.title or plot.name, fontsize="medium")
     axes.set_xlabel(plot.x_label or (plot.y if plot.kind == "cdf" else plot.x))
     axes.set_ylabel(plot.y_label or ("share" if plot.kind == "cdf" else plot.y or "rows"))
     if plot.log_x:
@@ -141,4 +141,4 @@ def _furnish(axes: Any, plot: PlotOptions, plan: Plan, empty: bool) -> None:
         axes.legend(fontsize="small")
     seeds = len(plan.seeds)
     told = f"{seeds} seeds, 95 % confidence" if seeds > 1 else "one seed: no confidence interval"
-    axes.annotate(told, (1, 1.005), xycoords="axes fraction", ha="right", fontsize="x-small", color="0.4")
+    axes.figure.text(0.995, 0.005, told, ha="right", va="bottom", fontsize="x-small", color="0.4")

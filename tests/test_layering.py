@@ -47,6 +47,7 @@ SHELLS = {
     "ipop.tap_offload",
     "sims.cli",
     "sims.coordinates",
+    "sims.embed",
     "shortcuts.gateway",
     "shortcuts.multicast",
     "shortcuts.upnp",

@@ -26,13 +26,11 @@ the key, and what to do; a key that nobody reads is refused.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from sims.lab.impairment import KEYS as WIRE_KEYS
 from sims.lab.impairment import Impairment
@@ -48,6 +46,7 @@ from sims.lab.plan import (
     Plan,
     SitePlan,
 )
+from sims.toml_source import TomlSource, suggestion
 
 TOP_KEYS = ("subnet", "site", "host")
 SITE_KEYS = (
@@ -85,18 +84,15 @@ def read_plan(path: Path) -> Plan:
 
 def parse_plan(text: str, file: str, name: str) -> Plan:
     """The plan in a text; `file` is what errors call it. Raises LabFileError."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise LabFileError(f"{file}: {error}") from None
-    return _Reader(text, file).plan(document, name)
+    source = TomlSource(text, file, LabFileError)
+    return _Reader(source).plan(source.document(), name)
 
 
 class _Reader:
     """Knows the text, to say where something is wrong."""
 
-    def __init__(self, text: str, file: str) -> None:
-        self._lines, self._file = text.splitlines(), file
+    def __init__(self, source: TomlSource) -> None:
+        self._known, self._refuse = source.known, source.refuse
 
     def plan(self, document: Mapping[str, Any], name: str) -> Plan:
         self._known((), document, TOP_KEYS)
@@ -210,33 +206,3 @@ class _Reader:
             return str(IPv4Network(str(value)))
         except ValueError:
             self._refuse(("subnet",), f"{value!r} is no IPv4 subnet, such as '10.77.0.0/16'")
-
-    def _known(self, where: tuple[str, ...], table: Mapping[str, Any], keys: Sequence[str]) -> None:
-        for key in table:
-            if key not in keys:
-                self._refuse((*where, key), f"no such key{suggestion(key, keys)}; there are: {', '.join(keys)}")
-
-    def _refuse(self, where: tuple[str, ...], why: str) -> NoReturn:
-        place = f"{self._file}, line {line}" if (line := self._line(where)) else self._file
-        raise LabFileError(f"{place}: {'.'.join(where)}: {why}" if where else f"{place}: {why}")
-
-    def _line(self, where: tuple[str, ...]) -> int | None:
-        """Where a key stands, found in the text as tomllib doesn't say; None when it is written in an unusual way."""
-        table, found = "", None
-        for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"\s*\[\s*([^]]*?)\s*\]", line):
-                table = re.sub(r"[\"'\s]", "", header[1])
-                if table == ".".join(where):
-                    return number
-            for length in range(len(where)):
-                # The table that holds the key, or holds the one-line table with the key, which is more to the point.
-                key = re.escape(where[length])
-                if table == ".".join(where[:length]) and re.match(rf"\s*[\"']?{key}[\"']?\s*[.=]", line):
-                    found = number
-        return found
-
-
-def suggestion(wrong: str, known: Sequence[str]) -> str:
-    """The known word that was probably meant, as the end of a sentence; nothing when none is similar."""
-    close = get_close_matches(wrong, known, 1)
-    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -42,6 +42,7 @@ from typing import Protocol, runtime_checkable
 
 from dht.host import Rng
 from dht.node import Node
+from dht.router import Policy
 from ipop.node import VpnNode
 from ipop.tap import MemoryTap
 from sims.latency import Latency
@@ -49,6 +50,9 @@ from sims.scenario.population import Population
 from sims.world import World
 
 Scalar = str | int | float | bool | None
+
+# A routing policy of a researcher's own, for the node of an id: `[stack] routing = "package.module:function"`.
+PolicyFor = Callable[[int], Policy]
 
 
 class Recorder(Protocol):

@@ -7,19 +7,20 @@ The same scenario and seed give the same rows, byte for byte, whoever runs them,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 from dht.host import Rng
-from dht.node import NodeConfig
+from dht.node import Node, NodeConfig
 from ipop.node import VpnNode
 from ipop.tap import MemoryTap
 from sims.engine import START, Engine
 from sims.identities import members
 from sims.network import Network
-from sims.scenario.parts import Scalar
+from sims.scenario.parts import PolicyFor, Scalar
 from sims.scenario.plan import Scenario, Settings
 from sims.scenario.population import Population
 from sims.stack import RingStack, Stack, VpnStack
@@ -62,50 +63,15 @@ class Rows:
 class Performance:
     """A run while it goes on: what all its parts share."""
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
-        self.scenario, self.seed = scenario, seed
-        general = scenario.general
-        self.engine = Engine(seed)
-        latency = scenario.link.model(general.nodes, self.rng("latency"))
-        network = Network(
-            self.engine,
-            latency,
-            loss=scenario.network.loss,
-            duplicate=scenario.network.duplicate,
-            jitter_s=scenario.network.jitter_ms / 1000.0,
-        )
-        network.break_links(scenario.network.broken_links)
-        self.stack: Stack = VpnStack() if scenario.stack.kind == "vpn" else RingStack()
-        config = NodeConfig(aes=scenario.stack.aes)
-        self.world = World(self.engine, network, members(general.nodes, seed), self.stack, config)
-        self.population = Population(self.world, general.nodes, self._behind(), self._hostile(), self.rng("population"))
-        if scenario.attack is not None:
-            attack, rng = scenario.attack, self.rng("attack")
-            self.population.alter = lambda node: attack.alter(node, rng)
-        self.record = Rows(self.engine)
+    def __init__(self, world: World, population: Population, duration_s: float) -> None:
+        self.world, self.population, self.duration_s = world, population, duration_s
+        self.record = Rows(world.engine)
         self.began: float | None = None
         self.endings: list[Callable[[], None]] = []
 
-    def rng(self, name: str) -> Random:
-        """A generator for one purpose."""
-        return Random(f"{self.seed}/{name}")
-
-    def _behind(self) -> list[str | None]:
-        """Exactly the shares asked for, in random order; node 0 is public."""
-        nodes = self.scenario.general.nodes
-        boxes: list[str | None] = []
-        for preset, share in self.scenario.nat:
-            boxes.extend([preset] * round(share * nodes))
-        boxes = [None if box == "public" else box for box in boxes[: nodes - 1]]
-        boxes.extend([None] * (nodes - 1 - len(boxes)))
-        return [None, *self.rng("nat").sample(boxes, len(boxes))]
-
-    def _hostile(self) -> list[int]:
-        nodes = self.scenario.general.nodes
-        if self.scenario.attack is None:
-            return []
-        wanted = min(round(self.scenario.hostile * nodes), nodes - 1)
-        return self.rng("hostile").sample(range(1, nodes), wanted)
+    def part(self, sort: str, name: str) -> PartRun:
+        """What the part of this sort and name is given."""
+        return PartRun(self, name, rng_for(self.world.engine.seed, f"{sort}/{name}"))
 
 
 class PartRun:
@@ -115,16 +81,16 @@ class PartRun:
         self._shared = shared
         self.name, self.rng = name, rng
         self.world, self.population, self.record = shared.world, shared.population, shared.record
-        self.nodes, self.duration_s = shared.scenario.general.nodes, shared.scenario.general.duration_s
+        self.nodes, self.duration_s = shared.population.nodes, shared.duration_s
 
     @property
     def t_s(self) -> float:
         if self._shared.began is None:
             raise ValueError("during arrival nobody knows yet when measuring will begin")
-        return self._shared.engine.now - self._shared.began
+        return self.world.engine.now - self._shared.began
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._shared.engine.post(delay_s, action)
+        self.world.engine.post(delay_s, action)
 
     def every(self, interval_s: float, action: Callable[[], None]) -> None:
         if not interval_s > 0:
@@ -133,9 +99,9 @@ class PartRun:
         def again() -> None:
             if self._shared.began is None or self.t_s <= self.duration_s:
                 action()
-                self._shared.engine.post(interval_s, again)
+                self.world.engine.post(interval_s, again)
 
-        self._shared.engine.post(interval_s, again)
+        self.world.engine.post(interval_s, again)
 
     def at_end(self, action: Callable[[], None]) -> None:
         self._shared.endings.append(action)
@@ -147,52 +113,91 @@ class PartRun:
         return self._vpn_stack().taps[self.population.node(number).id]
 
     def _vpn_stack(self) -> VpnStack:
-        if not isinstance(self._shared.stack, VpnStack):
-            raise ValueError(f"'{self.name}' needs whole VPN nodes: the scenario must say [stack] kind = \"vpn\"")
-        return self._shared.stack
+        if not isinstance(self.world.stack, VpnStack):
+            raise ValueError(f"'{self.name}' needs whole VPN nodes: the scenario must say [stack] kind = 'vpn'")
+        return self.world.stack
+
+
+def rng_for(seed: int, name: str) -> Random:
+    """A generator for one purpose in the run of a seed."""
+    return Random(f"{seed}/{name}")
+
+
+def build(scenario: Scenario, seed: int) -> Performance:
+    """The world of a run, in which nobody has started."""
+    general = scenario.general
+    engine = Engine(seed)
+    network = Network(
+        engine,
+        scenario.link.model(general.nodes, rng_for(seed, "latency")),
+        loss=scenario.network.loss,
+        duplicate=scenario.network.duplicate,
+        jitter_s=scenario.network.jitter_ms / 1000.0,
+    )
+    network.break_links(scenario.network.broken_links)
+    stack: Stack = VpnStack() if scenario.stack.kind == "vpn" else RingStack()
+    world = World(engine, network, members(general.nodes, seed), stack, NodeConfig(aes=scenario.stack.aes))
+    population = Population(
+        world, general.nodes, _behind(scenario, seed), _hostile(scenario, seed), rng_for(seed, "population")
+    )
+    if scenario.routing is not None:
+        population.prepare = partial(use_policy, scenario.routing)
+    if scenario.attack is not None:
+        attack, rng = scenario.attack, rng_for(seed, "attack")
+        population.alter = lambda node: attack.alter(node, rng)
+    return Performance(world, population, general.duration_s)
+
+
+def use_policy(policy: PolicyFor, node: Node) -> None:
+    """Let a node route by a policy, which is told the node's id once."""
+    node.parts.router.policy = policy(node.id)
 
 
 def perform(scenario: Scenario, seed: int, point: int = 0, settings: Settings | None = None) -> Performed:
     """One run from start to end. Raises whatever a broken invariant or an arrival without end raises."""
-    shared = Performance(scenario, seed)
-    engine, general = shared.engine, scenario.general
-
-    def part_run(sort: str, name: str) -> PartRun:
-        return PartRun(shared, name, shared.rng(f"{sort}/{name}"))
-
+    shared = build(scenario, seed)
+    engine, general = shared.world.engine, scenario.general
     changes: Iterator[tuple[float, int, bool]] = iter(())
     if scenario.churn is not None:
-        every = list(scenario.churn.transitions(general.nodes, general.duration_s, shared.rng("churn")))
+        every = list(scenario.churn.transitions(general.nodes, general.duration_s, rng_for(seed, "churn")))
         shared.population.first = [number for at, number, up in every if up and at == 0.0]
         changes = (change for change in every if change[0] > 0.0)
-    observers = []
-    for probe in scenario.probes:
-        run = part_run("probe", probe.name)
-        observers.append((probe, run, probe.part.watch(run)))
-    scenario.arrival.arrive(part_run("arrival", "arrival"))
+    observers = [
+        (probe.time_s, run, probe.part.watch(run))
+        for probe in scenario.probes
+        for run in (shared.part("probe", probe.name),)
+    ]
+    scenario.arrival.arrive(shared.part("arrival", "arrival"))
     shared.began = engine.now
-    for probe, run, observe in observers:
-        if probe.time_s:
-            run.every(probe.time_s, observe)
     for workload in scenario.workloads:
-        engine.post(workload.time_s, workload.part.start, part_run("workload", workload.name))
+        engine.post(workload.time_s, workload.part.start, shared.part("workload", workload.name))
     for fault in scenario.faults:
-        engine.post(fault.time_s, fault.part.strike, part_run("fault", fault.name))
-    _churn(shared, changes)
-    engine.run_for(general.duration_s + general.drain_s)
-    for action in shared.endings:
-        action()
-    for probe, _, observe in observers:
-        if not probe.time_s:
-            observe()
+        engine.post(fault.time_s, fault.part.strike, shared.part("fault", fault.name))
+    _churn(shared, changes, scenario.reboot)
+    measure(shared, observers, general.drain_s)
     common: dict[str, Any] = {"seed": seed, "point": point, **(settings or {})}
     lines = shared.record.lines(shared.began, common)
     return Performed(lines, engine.trace_hash, engine.events, engine.now - START)
 
 
-def _churn(shared: Performance, changes: Iterator[tuple[float, int, bool]]) -> None:
+def measure(
+    shared: Performance, observers: Sequence[tuple[float, PartRun, Callable[[], None]]], drain_s: float
+) -> None:
+    """Measuring and draining. `observers`: how often (0: once, at the end), whose, and what observes."""
+    for every_s, run, observe in observers:
+        if every_s:
+            run.every(every_s, observe)
+    shared.world.engine.run_for(shared.duration_s + drain_s)
+    for action in shared.endings:
+        action()
+    for every_s, _, observe in observers:
+        if not every_s:
+            observe()
+
+
+def _churn(shared: Performance, changes: Iterator[tuple[float, int, bool]], reboot: str) -> None:
     """Nodes come and go as the churn says; a node that a fault has already brought up or down stays as it is."""
-    population, reboot = shared.population, shared.scenario.reboot
+    population, engine = shared.population, shared.world.engine
 
     def change(number: int, up: bool) -> None:
         if up and not population.is_up(number):
@@ -205,6 +210,22 @@ def _churn(shared: Performance, changes: Iterator[tuple[float, int, bool]]) -> N
         following = next(changes, None)
         if following is not None and shared.began is not None:
             at, number, up = following
-            shared.engine.post(shared.began + at - shared.engine.now, change, number, up)
+            engine.post(shared.began + at - engine.now, change, number, up)
 
     follow()
+
+
+def _behind(scenario: Scenario, seed: int) -> list[str | None]:
+    """Exactly the shares asked for, in random order; node 0 is public."""
+    others = scenario.general.nodes - 1
+    boxes: list[str | None] = []
+    for preset, share in scenario.nat:
+        boxes.extend([None if preset == "public" else preset] * round(share * scenario.general.nodes))
+    boxes = boxes[:others] + [None] * (others - len(boxes))
+    return [None, *rng_for(seed, "nat").sample(boxes, others)]
+
+
+def _hostile(scenario: Scenario, seed: int) -> list[int]:
+    others = scenario.general.nodes - 1
+    wanted = min(round(scenario.hostile * scenario.general.nodes), others) if scenario.attack is not None else 0
+    return rng_for(seed, "hostile").sample(range(1, others + 1), wanted)

@@ -44,7 +44,7 @@ from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.measures import Reduce, Selection
 from sims.scenario.options import OptionReader, option, share, toml_text
-from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, Probe, Workload
+from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
 from sims.toml_source import TomlSource, Where, suggestion
 
 MAX_NODES = 1_000_000
@@ -86,6 +86,7 @@ class StackOptions:
 
     kind: str = option("ring", "the ring alone, or whole VPN nodes with TAPs in memory", choices=("ring", "vpn"))
     aes: bool = option(False, "whether nodes say that they have AES in hardware")
+    routing: str = option("", "another routing policy: 'package.module:function', see examples/sim_routing.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +173,7 @@ class Scenario:
     link: Link
     nat: tuple[tuple[str, float], ...]  # preset, share
     stack: StackOptions
+    routing: PolicyFor | None
     arrival: Arrival
     churn: Churn | None
     reboot: str
@@ -207,6 +209,7 @@ class Wanted:
 
 _TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
 _AROUND = ("seeds", "sweep", "measure", "plot", "small")
+_ARRAYS: tuple[Where, ...] = (("workload",), ("fault",), ("probe",))
 _GENERAL = tuple(each.name for each in fields(General))
 
 
@@ -305,12 +308,14 @@ class _Reader:
         hostile = attack.get("fraction", 0.0)
         if isinstance(hostile, bool) or not isinstance(hostile, int | float) or not 0 <= hostile <= 1:
             self._source.refuse(("attack", "fraction"), f"{toml_text(hostile)} is not a number from 0 to 1")
+        stack = read(StackOptions, self._table("stack", document.get("stack", {})), ("stack",))
         return Scenario(
             general=general,
             network=read(NetworkOptions, network, ("network",), besides=("latency",)),
             link=self._part(where, latency, catalogue.links, Link),
             nat=self._nat(self._table("nat", document.get("nat", {}))),
-            stack=read(StackOptions, self._table("stack", document.get("stack", {})), ("stack",)),
+            stack=stack,
+            routing=self._imported(("stack", "routing"), stack.routing) if stack.routing else None,
             arrival=self._part(("arrival",), arrival, catalogue.arrivals, Arrival),
             churn=self._part(("churn",), churn, catalogue.churns, Churn, ("reboot",)) if churn else None,
             reboot=reboot,
@@ -368,15 +373,19 @@ class _Reader:
 
     def _own(self, where: Where, kind: str, protocol: type) -> type[Any]:
         """A part of the reader's own."""
-        module, _, name = kind.partition(":")
-        try:
-            part = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            self._source.refuse((*where, "kind"), f"'{kind}' can't be imported: {error}")
+        part = self._imported((*where, "kind"), kind)
         method = next(each for each in vars(protocol) if not each.startswith("_"))
         if not isinstance(part, type) or not hasattr(part, "__dataclass_fields__") or not hasattr(part, method):
             self._source.refuse((*where, "kind"), f"'{kind}' is no dataclass with a method '{method}'")
         return part
+
+    def _imported(self, where: Where, name: str) -> Any:
+        """What 'package.module:name' stands for."""
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            self._source.refuse(where, f"'{name}' can't be imported: {error}")
 
     def _nat(self, table: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         self._source.known(("nat",), table, sorted(PRESETS))
@@ -444,7 +453,7 @@ class _Reader:
                 at, where = self._entry(at, where, word, dotted, origin)
             elif isinstance(at, dict):
                 where = (*where, word)
-                at = at.setdefault(word, {})
+                at = at.setdefault(word, [] if where in _ARRAYS else {})
             else:
                 raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
         if not isinstance(at, dict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from dht.host import Rng
 from dht.ids import closer
@@ -25,11 +26,13 @@ class Population:
     ) -> None:
         self.world = world
         self.nodes = nodes
+        self.started = 0  # starts so far
         self.first: Sequence[int] = range(nodes)  # who is to be up when measuring begins
         self.behind = behind
         self.hostile = frozenset(hostile)
         self.on_start: list[Callable[[int], None]] = []  # told of every number that has started
-        self.alter: Callable[[Node], None] = lambda node: None  # turns a hostile one
+        self.prepare: Callable[[Node], None] = lambda node: None  # given every node before it starts
+        self.alter: Callable[[Node], None] = lambda node: None  # turns a hostile one, after that
         self._rng = rng
         self._up: dict[int, Node] = {}  # in the order of their starts
         self._public: list[int] = []  # of those, in any order
@@ -85,13 +88,13 @@ class Population:
             raise ValueError(f"node {number} is up already")
         if bootstraps is None:
             bootstraps = self._rng.sample(self._public, min(KNOWN, len(self._public)))
-        alter = self.alter if number in self.hostile else None
-        node = self.world.start(number, bootstraps, behind=self.behind[number], alter=alter)
+        node = self.world.start(number, bootstraps, behind=self.behind[number], alter=partial(self._alter, number))
         self.adopt(number, node)
         return node
 
     def adopt(self, number: int, node: Node) -> None:
         """Node `number` is up: whoever started it tells us."""
+        self.started += 1
         self._up[number] = node
         self._number_of[node.id] = number
         insort(self._ids, node.id)
@@ -107,6 +110,11 @@ class Population:
     def leave(self, number: int) -> None:
         """As SIGTERM: the node says goodbye to its peers, then it is gone."""
         self.world.leave(self._leave(number))
+
+    def _alter(self, number: int, node: Node) -> None:
+        self.prepare(node)
+        if number in self.hostile:
+            self.alter(node)
 
     def _leave(self, number: int) -> Node:
         node = self._up.pop(number)

@@ -1,0 +1,120 @@
+"""Runs of scenarios: the same for the same seed, whoever performs them; what parts do to a world."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sims.scenario.perform import Performed, perform
+from sims.scenario.plan import read_scenario
+
+BUSY = """
+nodes = 6
+duration_s = 8
+drain_s = 4
+[network]
+loss = 0.01
+jitter_ms = 3
+[churn]
+kind = "exponential"
+up_s = 8
+down_s = 4
+[[workload]]
+kind = "lookups"
+count = 12
+rate_per_s = 3
+[[workload]]
+kind = "pings"
+count = 4
+rate_per_s = 2
+"""
+
+
+def run(text: str, seed: int = 1) -> Performed:
+    return perform(read_scenario(text, "test.toml", lambda name: None).points[0][1], seed)
+
+
+def rows(performed: Performed, kind: str) -> list[dict[str, Any]]:
+    return [row for row in map(json.loads, performed.rows) if row["kind"] == kind]
+
+
+def test_a_seed_gives_one_run_whatever_python_hashes_with() -> None:
+    here = run(BUSY)
+    program = (
+        "import sys; from tests.test_scenario_run import BUSY, run; r = run(BUSY);"
+        "print(r.trace_hash); sys.stdout.write('\\n'.join(r.rows))"
+    )
+    for seed in ("1", "77"):
+        there = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        assert there.stdout.splitlines() == [here.trace_hash, *here.rows]
+    assert run(BUSY, seed=2).trace_hash != here.trace_hash
+
+
+def test_watching_changes_nothing() -> None:
+    watched = BUSY + "".join(
+        f"[[probe]]\nkind = '{kind}'\nevery_s = {every_s}\n"
+        for kind, every_s in (("ring", 1), ("traffic", 1), ("counters", 0), ("joins", 0))
+    )
+    one, other = run(BUSY), run(watched)
+    assert one.trace_hash == other.trace_hash
+    assert rows(one, "lookup") == rows(other, "lookup")
+    kinds = Counter(json.loads(row)["kind"] for row in other.rows)
+    assert kinds["ring"] == 8 and kinds["traffic"] == 8 and kinds["join"] >= 6 and kinds["counter"] > 0
+
+
+def test_a_partition_splits_the_ring_and_mending_makes_it_one_again() -> None:
+    performed = run(
+        "nodes = 6\nduration_s = 60\n[[fault]]\nkind = 'partition'\nat_s = 1\nfor_s = 20\n"
+        "[[probe]]\nkind = 'ring'\nevery_s = 1\n"
+    )
+    whole = {round(row["t_s"]): row["whole"] for row in rows(performed, "ring")}
+    assert whole[1] and not whole[20] and whole[60]
+
+
+def test_faults_befall_as_many_as_they_say() -> None:
+    performed = run(
+        "nodes = 8\nduration_s = 6\n[[fault]]\nkind = 'crash'\nat_s = 1\nfraction = 0.5\n"
+        "[[fault]]\nkind = 'start'\nat_s = 3\n[[fault]]\nkind = 'loss'\nat_s = 5\nloss = 1.0\n"
+        "[[probe]]\nkind = 'ring'\nevery_s = 1\n"
+        "[[probe]]\nkind = 'counters'\n"
+    )
+    nodes = {round(row["t_s"]): row["nodes"] for row in rows(performed, "ring")}
+    assert (nodes[2], nodes[4]) == (4, 8)
+    assert {row["name"] for row in rows(performed, "network")} >= {"lost", "unaddressed"}
+
+
+def test_whole_vpn_nodes_pass_packets_behind_boxes() -> None:
+    performed = run(
+        "nodes = 4\nduration_s = 3\ndrain_s = 12\n[stack]\nkind = 'vpn'\n[nat]\nport = 0.5\n"
+        "[[workload]]\nkind = 'packets'\ncount = 3\nrate_per_s = 1\n"
+    )
+    packets = rows(performed, "packet")
+    assert len(packets) == 3 and all(row["ok"] for row in packets)
+
+
+def test_packets_of_a_ring_without_taps_are_refused() -> None:
+    with pytest.raises(ValueError, match="'packets' needs whole VPN nodes"):
+        run("nodes = 2\nduration_s = 1\n[[workload]]\nkind = 'packets'\n")
+
+
+def test_unanswered_lookups_are_counted_as_failed() -> None:
+    performed = run(
+        "nodes = 4\nduration_s = 2\ndrain_s = 0\n[[fault]]\nkind = 'loss'\nloss = 1.0\n"
+        "[[workload]]\nkind = 'lookups'\nat_s = 0.5\ncount = 10\nrate_per_s = 10\n"
+    )
+    lookups = rows(performed, "lookup")
+    assert len(lookups) == 10
+    assert any(not row["answered"] for row in lookups)

@@ -1,0 +1,190 @@
+"""`p2pvpn-sim`: results that can be repeated, cited and taken up again; each mistake one line and its exit code."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sims.executor import DaskCluster, LocalProcesses
+from sims.results import Results, ResultsError
+from sims.runner import read_file, run_plan
+from sims.scenario.plan import Wanted
+
+SCENARIO = """
+name = "tiny"
+nodes = 3
+seeds = "1-2"
+duration_s = 1
+drain_s = 1
+[[workload]]
+kind = "lookups"
+count = 4
+rate_per_s = 8
+[sweep]
+network.loss = [0.0, 0.02]
+[[measure]]
+name = "hops"
+rows = "lookup"
+value = "hops"
+[[plot]]
+name = "hops"
+rows = "lookup"
+x = "network.loss"
+y = "hops"
+reference = [{ label = "theirs", source = "a paper", points = [[0, 1], [0.02, 1]] }]
+[[plot]]
+name = "time"
+kind = "cdf"
+rows = "lookup"
+y = "took_ms"
+by = "network.loss"
+[[plot]]
+name = "all"
+kind = "table"
+measures = ["hops"]
+"""
+FAILING = 'nodes = 3\n[network]\nloss = 1.0\n[arrival]\nkind = "one-by-one"\nwhole_within_s = 2\n'
+
+
+def sim(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sims.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def rows_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: gzip.decompress(path.read_bytes()) for path in (folder / "rows").glob("*.gz")}
+
+
+def test_a_run_leaves_all_that_it_takes_to_cite_and_repeat_it(scenario: Path, tmp_path: Path) -> None:
+    ran = sim("run", scenario, "--out", "one", "--jobs", 2, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "network.loss = 0.02: hops" in ran.stdout and "results: one" in ran.stdout
+    folder = tmp_path / "one"
+    result, described = json.loads((folder / "result.json").read_text()), json.loads((folder / "run.json").read_text())
+    assert result["complete"] and sorted(result["trace_hash"]) == ["1", "2"]
+    assert [point["settings"] for point in result["points"]] == [{"network.loss": 0.0}, {"network.loss": 0.02}]
+    hops = result["points"][0]["measures"]["hops"]
+    assert hops["low"] <= hops["mean"] <= hops["high"] and sorted(hops["values"]) == ["1", "2"]
+    assert {"commit", "dirty", "code_sha256", "data_sha256", "packages", "python", "seeds"} <= set(described)
+    assert (folder / "scenario.toml").read_text() == SCENARIO
+    for name in ("hops.png", "hops.svg", "time.png", "time.svg", "all.md"):
+        assert (folder / "plots" / name).stat().st_size > 0
+    assert "theirs" in (folder / "plots" / "hops.svg").read_text()
+
+    drawn = (folder / "plots" / "hops.svg").read_bytes()
+    again = sim("plot", "one", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "plots" / "hops.svg").read_bytes() == drawn
+
+    refused = sim("run", scenario, "--out", "one", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "p2pvpn-sim: one holds results already: choose another folder with --out\n",
+    )
+
+
+def test_an_interrupted_run_is_taken_up_where_it_stopped(scenario: Path, tmp_path: Path) -> None:
+    given = read_file(scenario, Wanted(settings={"network.loss": 0.0}))
+    whole, broken = Results(tmp_path / "whole"), Results(tmp_path / "broken")
+    with LocalProcesses(1) as executor:
+        expected = run_plan(given, whole, executor, {}, [], resume=False)
+
+        class Stop(Exception):
+            """Somebody pressed Ctrl-C."""
+
+        def stop(finished: int, wanted: int) -> None:
+            if finished == 1:
+                raise Stop
+
+        with pytest.raises(Stop):
+            run_plan(given, broken, executor, {}, [], resume=False, progress=stop)
+        with pytest.raises(ResultsError, match="holds an interrupted run, 1 of 2 done: --resume takes it up"):
+            run_plan(given, broken, executor, {}, [], resume=False)
+        other = read_file(scenario, Wanted(seeds=(5,), settings={"network.loss": 0.0}))
+        with pytest.raises(ResultsError, match="can't be taken up: 'seeds'"):
+            run_plan(other, broken, executor, {}, [], resume=True)
+        assert run_plan(given, broken, executor, {}, [], resume=True) == expected
+    assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
+
+
+def test_a_folder_of_something_else_is_left_alone(scenario: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with LocalProcesses(1) as executor, pytest.raises(ResultsError, match="is not empty, and holds no results"):
+        run_plan(read_file(scenario, Wanted()), Results(tmp_path), executor, {}, [], resume=True)
+
+
+def test_a_failing_seed_names_the_line_that_replays_it(tmp_path: Path) -> None:
+    path = tmp_path / "failing.toml"
+    path.write_text(FAILING)
+    ran = sim("run", path, "--out", "out", "--seeds", "3", "--set", "duration_s=1", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "seed 3 failed: NeverHappened: seed 3: 'whole' did not hold within 2 simulated seconds" in ran.stderr
+    assert f"again: p2pvpn-sim run {path} --seeds 3 --set duration_s=1" in ran.stderr
+    assert not json.loads((tmp_path / "out" / "result.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "tiny.toml", "--seeds", "many"), "'many' are no seeds"),
+        (("run", "tiny.toml", "--set", "nodes"), "--set needs KEY=VALUE"),
+        (("run", "tiny.toml", "--set", "nods=1"), "--set nods: nods: no such key (did you mean 'nodes'?)"),
+        (("run", "gone.toml"), "gone.toml: No such file or directory"),
+        (("run", "gone"), "neither a file nor a shipped scenario; these are: "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], told: str, scenario: Path, tmp_path: Path
+) -> None:
+    ran = sim(*arguments, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert told in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_an_engine_that_is_none_is_refused(scenario: Path, tmp_path: Path) -> None:
+    ran = sim("run", scenario, "--engine", "slurm", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "p2pvpn-sim: 'slurm' is no engine: write local, or dask://HOST:PORT of a scheduler\n",
+    )
+
+
+def test_the_list_has_a_line_for_each_scenario(tmp_path: Path) -> None:
+    ran = sim("list", cwd=tmp_path)
+    assert ran.returncode == 0
+    names = [line.split()[0] for line in ran.stdout.splitlines()]
+    assert {"churn", "lookups", "partition"} <= set(names) and names == sorted(names)
+
+
+def test_a_dask_cluster_gives_the_same_rows_as_this_machine(scenario: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    given = read_file(scenario, Wanted(seeds=(1,)))
+    with LocalProcesses(1) as executor:
+        here = run_plan(given, Results(tmp_path / "here"), executor, {}, [], resume=False)
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        DaskCluster(cluster.scheduler_address) as executor,
+    ):
+        there = run_plan(given, Results(tmp_path / "there"), executor, {}, [], resume=False)
+    assert here == there
+    assert rows_of(tmp_path / "here") == rows_of(tmp_path / "there")
