@@ -8,6 +8,9 @@
     python -m sims.figures routability --nodes 200 --seeds 3      who reaches whom where 30 or 40 % of links are broken
     python -m sims.figures subring --nodes 500 --groups 20        how long groups of 8 take to form, and to grow by one
     python -m sims.figures groups --nodes 60 --groups 100         what a node pays that is in 100 groups
+    python -m sims.figures broadcast --nodes 1000                 everybody told, against unicast; 10 Mbit/s uplinks
+    python -m sims.figures broadcast --nodes 300 --churn FILE     the same while phones come and go, for an hour
+    python -m sims.figures crawl --nodes 1000                     the ring seen by tree, by walk, and with 5 % stalled
 
 FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
 apart. Product nodes with real cryptography; one seed gives one run.
@@ -40,9 +43,11 @@ from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
 from sims.coordinates import JOIN_SAMPLES, ROUNDS, accuracy
 from sims.engine import START, Engine
+from sims.everybody import broadcasts, crawls, phone_changes, under_churn
 from sims.groups import cost_text, formation, formation_text, idle_cost
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
+from sims.plain import PLAIN
 from sims.proxies import SYMMETRIC, proxied, summary
 from sims.routability import measure
 from sims.world import World
@@ -50,6 +55,8 @@ from sims.world import World
 GAP_S = 0.1  # between two nodes that start while a world grows
 LOOKUPS = 2000
 JOINS = 40
+HOUR_S = 3600.0
+BROADCASTS = 10
 BROKEN = (0.3, 0.4)  # of links, where routability is measured
 
 
@@ -207,17 +214,58 @@ def quantiles(values: Sequence[float]) -> str:
     return f"median {statistics.median(ordered):.2f}, p90 {p90:.2f}, p99 {p99:.2f}, max {ordered[-1]:.2f}"
 
 
+def show_everybody(figure: str, nodes: int, latency: Latency, seed: int, churn: str | None) -> None:
+    """What reaching everybody costs. Without cryptography: only counts and delays are looked at."""
+    identities = members(nodes, seed, PLAIN)
+    if figure == "crawl":
+        found = crawls(identities, nodes, latency, seed)
+        assert found.walk is not None
+        share = found.tree.took_s / found.walk.took_s
+        print(
+            f"tree: {len(found.tree.nodes)} nodes in {found.tree.took_s:.2f} s, {found.tree.consistency:.4f} consistent"
+        )
+        print(f"walk: {len(found.walk.nodes)} nodes in {found.walk.took_s:.1f} s; the tree takes {share:.4f} of that")
+        named = "exactly those named as missing" if found.named else f"{len(found.stalled.missing)} named as missing"
+        print(f"{found.frozen} stalled: {len(found.stalled.nodes)} in {found.stalled.took_s:.2f} s of 10, {named}")
+        return
+    if churn is not None:
+        changes = phone_changes(churn, nodes, seed, HOUR_S)
+        came = under_churn(identities, latency, seed, changes, duration_s=HOUR_S)
+        print(f"{came.broadcasts} broadcasts among {came.up:.0f} of {nodes} phones, {len(changes)} comings and goings")
+        print(f"of {came.due} to those that were up throughout, frames {came.frames / came.due:.3%} arrived,")
+        print(f"notices {came.notices / came.due:.3%}; heard twice: {came.repeated}")
+        return
+    for spread in broadcasts(identities, nodes, latency, seed, BROADCASTS):
+        print(
+            f"{spread.copies} copies, {'each member once' if spread.once else 'NOT each member once'}, "
+            f"{spread.depth} hops deep; {spread.took_s:.3f} s, unicast {spread.unicast_s:.3f} s: "
+            f"{spread.took_s / spread.unicast_s:.2f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
     parser.add_argument(
         "figure",
-        choices=("lookups", "idle", "cold", "vivaldi", "proxies", "routability", "subring", "groups"),
+        choices=(
+            "lookups",
+            "idle",
+            "cold",
+            "vivaldi",
+            "proxies",
+            "routability",
+            "broadcast",
+            "crawl",
+            "subring",
+            "groups",
+        ),
     )
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3, help="of routability: how many, from --seed on")
     parser.add_argument("--groups", type=int, default=20, help="of subring and groups: how many")
+    parser.add_argument("--churn", metavar="FILE", help="of broadcast: a trace of phones")
     asked = parser.parse_args()
     latency = latency_from(asked.matrix)
     print(f"{asked.nodes} nodes, seed {asked.seed}, {asked.matrix or 'all pairs 100 ms apart'}")
@@ -236,6 +284,9 @@ def main() -> None:
             print(*formation_text(formation(world, asked.groups)), sep="\n")
         else:
             print(*cost_text(idle_cost(world, asked.groups, settle_s=1200.0, measure_s=1200.0)), sep="\n")
+        return
+    if asked.figure in ("broadcast", "crawl"):
+        show_everybody(asked.figure, asked.nodes, latency, asked.seed, asked.churn)
         return
     if asked.figure == "proxies":
         print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")
