@@ -184,7 +184,7 @@ class Subring:
         kind = data[0] if data else -1
         if self._waiting:
             self.refuse("not_ready")
-            return True
+            return False
         if kind == Inner.ADMISSION:
             self._admission.received(peer, data[1:])
             return True

@@ -40,7 +40,7 @@ CORRECTION_BURST: Final = 50.0
 
 class Groups:
     """The groups of one node. `open_session(contact, done)` seeks a session over the main ring, `dial(contact, done)` a
-    direct path; `send(peer, plaintext)` goes over a session; `interval_s()` is how long an edge may be silent."""
+    direct path; `interval_s()` is how long an edge may be silent."""
 
     def __init__(
         self,
