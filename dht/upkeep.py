@@ -89,6 +89,7 @@ class Upkeep:
         parts.liveness.interval_s = self._interval_s
         parts.liveness.adjacent = parts.near.lists.adjacent
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
+        parts.liveness.suspected = parts.router.go_around
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
