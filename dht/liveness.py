@@ -30,10 +30,10 @@ SLEPT_S = 15.0
 
 class Liveness:
     """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it:
-    ADJACENT_S for those whose ids are in `adjacent()`, at least `edge_interval_s()` for all others;
-    `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed; `slept(gap_s)`: this machine was
-    asleep; `ping(peer)` sends one. `overlay_interval_s(peer)`: as `interval_s`, for peers without a path of their own;
-    None: nobody needs a sign of life from this one."""
+    ADJACENT_S for those whose ids are in `adjacent()`, at least `edge_interval_s()` for all others; `suspected(peer)`:
+    a probe went unanswered; `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed;
+    `slept(gap_s)`: this machine was asleep; `ping(peer)` sends one. `overlay_interval_s(peer)`: as `interval_s`, for
+    peers without a path of their own; None: nobody needs a sign of life from this one."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Liveness:
         self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.adjacent: Callable[[], tuple[int, ...]] = lambda: ()
         self.edge_interval_s: Callable[[], float] = lambda: EDGE_S
+        self.suspected: Callable[[Peer], None] = lambda peer: None
         self.lost: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
@@ -108,7 +109,9 @@ class Liveness:
             patience_s = max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
             if now - peer.ping_at < patience_s:
                 return
-            peer.suspect = True
+            if not peer.suspect:
+                peer.suspect = True
+                self.suspected(peer)
             if peer.probes >= PROBES:
                 self.lost(peer, True)
             else:

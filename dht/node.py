@@ -99,6 +99,7 @@ class Node:
         self.crawls = Crawls(host, self.id, overlay.aggregates, overlay.exchange, self._sight)
         self._parts.demux.group = self.groups.receive
         self._upkeep.group_silent_s = self.groups.silent_s
+        self._upkeep.group_suspected = self.groups.suspected
         self._upkeep.group_adjacent = self.groups.adjacent
         self._upkeep.gone = lambda peer, dead: self.groups.gone(peer.id, dead=dead)
         self._upkeep.joined = self.groups.main_ring_joined

@@ -1,7 +1,9 @@
 """Greedy recursive routing over the edges: each hop lies strictly nearer to the target, so there are no loops.
 
 A packet for the node *nearest* a target ends where no edge leads nearer; one for *exactly* one node ends there or,
-when nobody nearer is known, its source is told. Edges that don't answer are gone around.
+when nobody nearer is known, its source is told. Edges that don't answer are gone around, and control messages that were
+given to one since it was last heard are sent another way as soon as it is suspected: who asked would only try the same
+way again.
 Source: Brunet's greedy routing by distance in both directions; hop by hop, as Chord's recursive style.
 """
 
@@ -15,6 +17,8 @@ from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
 from dht.ids import HALF, RING, closer, distance
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
+
+MAX_IN_DOUBT = 16  # control messages a peer
 
 _ROUTED = bytes((Inner.ROUTED,))
 _MODES = tuple(Mode)
@@ -79,6 +83,16 @@ class Router:
             # It ended here, and we refuse from ourselves what others would refuse from us: an expired certificate's
             # record, say. The question stays without an answer, as it would elsewhere.
             self._counters["own_envelope_refused"] += 1
+
+    def go_around(self, peer: Edge) -> None:
+        """`peer` is suspect: what it was given since it was last heard goes another way."""
+        again, peer.in_doubt = peer.in_doubt, []
+        for envelope in again:
+            self._counters["envelope_sent_around"] += 1
+            try:
+                self._forward(envelope)
+            except BadDatagram:
+                self._counters["own_envelope_refused"] += 1  # it ended here
 
     def tell(self, target: int, message: Message) -> None:
         """Send a message that wants no answer to exactly `target`."""
@@ -149,5 +163,14 @@ class Router:
             return
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += 1
+        if envelope.content == Content.CONTROL:
+            self._remember(hop, envelope)
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
         hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
+
+    @staticmethod
+    def _remember(hop: Edge, envelope: Envelope) -> None:
+        if hop.unanswered_at is None:
+            hop.in_doubt = []  # it was heard since
+        if len(hop.in_doubt) < MAX_IN_DOUBT and envelope not in hop.in_doubt:
+            hop.in_doubt.append(envelope)

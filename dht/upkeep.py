@@ -63,8 +63,9 @@ class Upkeep:
         self.distrusted: Callable[[Peer, Path], None] = lambda peer, path: None
         self.moved: Callable[[], None] = lambda: None
         # For the groups: how long a peer with an edge of theirs may stay silent (None: it has none); who is adjacent in
-        # one of them; who is gone; that there is a place on the main ring.
+        # one of them; who is suspect; who is gone; that there is a place on the main ring.
         self.group_adjacent: Callable[[], Iterable[int]] = lambda: ()
+        self.group_suspected: Callable[[Peer], None] = lambda peer: None
         self.group_silent_s: Callable[[Peer], float | None] = lambda peer: None
         self.gone: Callable[[Peer, bool], None] = lambda peer, dead: None
         self.joined: Callable[[], None] = lambda: None
@@ -85,6 +86,7 @@ class Upkeep:
         parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
         parts.liveness.adjacent = lambda: (*parts.near.lists.adjacent(), *self.group_adjacent())
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
+        parts.liveness.suspected = self._suspected
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
@@ -294,6 +296,10 @@ class Upkeep:
         if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
             return self.edge_interval_s
         return None
+
+    def _suspected(self, peer: Peer) -> None:
+        self._parts.router.go_around(peer)
+        self.group_suspected(peer)
 
     def _ping(self, peer: Peer) -> None:
         def answered(pinged: Pinged | None) -> None:

@@ -9,13 +9,14 @@ from functools import partial
 import pytest
 
 from dht.delegation import MAX_QUESTIONS_A_PEER
-from dht.ids import key_of
+from dht.ids import RING, key_of
 from dht.lookup import DEPUTIES_A_ROUND, MAJORITY, ROUNDS, GetResult, Lookup
-from dht.messages import Fetched, FetchFor, Message, StoreFor
+from dht.messages import Fetched, FetchFor, Find, Message, StoreFor, Suspect
 from dht.node import Node, PutResult
 from dht.packing import Fields, pack
 from dht.peer import Peer
 from dht.records import REPLICAS, Record, replica_points
+from dht.router import MAX_IN_DOUBT
 from dht.sessions import Sessions
 from sims.attack import Attack, turn
 from sims.engine import Engine
@@ -201,3 +202,32 @@ def test_an_owner_that_finds_no_majority_stores_through_deputies() -> None:
     world.engine.run_for(40)
     kept = sum(owner.parts.replicas.stored(f"name {number}") for number, owner in enumerate(owners))
     assert kept >= 10, f"seed 2: a majority holds {kept} of 12"
+
+
+def test_what_a_dead_node_was_given_goes_another_way_once_it_is_suspected() -> None:
+    """Without that, who asks tries the same way again until it gives up: one lookup in ten, where a tenth of the nodes
+    has just died."""
+    world = grown(40, 4)
+    rng = world.engine.rng
+    for node in rng.sample(world.nodes[1:], 6):
+        world.crash(node)
+    answers: list[Message | None] = []
+    for _ in range(60):
+        rng.choice(world.nodes).find(Find(rng.randrange(0, RING)), answers.append)
+    world.engine.run_for(6)
+    assert sum(node.counters["envelope_sent_around"] for node in world.nodes) > 0
+    assert len(answers) == 60
+    assert sum(answer is None for answer in answers) <= 1, "seed 4"
+
+
+def test_what_an_edge_keeps_in_doubt_is_bounded_and_forgotten_once_it_is_heard() -> None:
+    world = grown(12, 5)
+    one = world.nodes[0]
+    hop = next(one.parts.sessions.edges())
+    for number in range(3 * MAX_IN_DOUBT):
+        one.parts.router.tell(hop.id, Suspect(number))
+    assert len(hop.in_doubt) == MAX_IN_DOUBT
+    world.engine.run_for(3)
+    assert hop.unanswered_at is None
+    one.parts.router.tell(hop.id, Suspect(1))
+    assert len(hop.in_doubt) == 1

@@ -197,6 +197,13 @@ class Groups:
         for subring in list(self._sharing.get(node_id, ())):
             subring.peer_gone(node_id, dead=dead)
 
+    def suspected(self, peer: Peer) -> None:
+        """A probe of this node went unanswered."""
+        for subring in list(self._sharing.get(peer.id, ())):
+            edge = subring.ring.edge(peer.id)
+            if edge is not None:
+                subring.ring.router.go_around(edge)
+
     def silent_s(self, peer: Peer) -> float | None:
         """How long a peer may be silent before it is asked for a sign of life; None when no group has an edge to it."""
         sharing = self._sharing.get(peer.id)
