@@ -58,9 +58,12 @@ figures:
 	$(PYTHON) -m sims.figures routability --nodes 200 $(if $(MATRIX),--matrix $(MATRIX))
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
-# The simulated worlds with many more seeds than `make test` takes.
+# The simulated worlds with many more seeds than `make test` takes, then every shipped scenario at full size.
 sim: setup
 	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py -n $(JOBS) -q
+	@for scenario in sims/scenarios/*.toml; do \
+		$(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
+	done
 
 setup:
 	@scripts/setup.sh $(TEST_TOOLS)

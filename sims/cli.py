@@ -105,7 +105,7 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
         lambda name: find(name) or name,
         Wanted(description["small"], tuple(description["seeds"]), description["settings"]),
     )
-    result = results.conclude(plan, [])
+    result = results.conclude(plan, results.failures())
     for name in draw_all(plan, results, result):
         print(folder / "plots" / name)
 
@@ -131,7 +131,6 @@ class _Bar:
             *columns, TimeRemainingColumn(), TextColumn("left"), console=console, disable=not console.is_terminal
         )
         self._task = self._progress.add_task(name, total=None)
-        self._first: int | None = None
 
     def __enter__(self) -> _Bar:
         self._progress.start()

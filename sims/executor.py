@@ -115,7 +115,8 @@ class LocalProcesses:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # Interrupted: don't wait for runs whose results nobody wants any longer.
+            # Interrupted: don't wait for runs whose results nobody wants any longer. The pool has no method for it
+            # before Python 3.14 (terminate_workers).
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -185,6 +185,11 @@ class Results:
         except OSError as error:
             raise ResultsError(f"{self.folder}: no scenario.toml: {error.strerror or error}") from None
 
+    def failures(self) -> list[dict[str, Any]]:
+        """Those that result.json tells of; none before there is one."""
+        path = self.folder / "result.json"
+        return list(self._json(path)["failures"]) if path.exists() else []
+
     def conclude(self, plan: Plan, failures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Write result.json, and return what is in it. Raises ResultsError where a measure can't be taken."""
         description = self.description()

@@ -55,7 +55,8 @@ def interrupted(number: int, _frame: FrameType | None) -> None:
 
 def plan_path(file: str) -> Path:
     """The file itself, or the shipped example of that name. Raises LabFileError."""
-    from sims.lab.plan_file import LabFileError, suggestion
+    from sims.lab.plan_file import LabFileError
+    from sims.toml_source import suggestion
 
     path = Path(file)
     if path.exists() or "/" in file or file.endswith(".toml"):

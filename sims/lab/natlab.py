@@ -31,10 +31,11 @@ from sims.lab.lab import TOOLS, LabHost, Laboratory, wait_until
 from sims.lab.namespace import LabError
 from sims.lab.node import READY_LIMIT_S, LabNode
 from sims.lab.plan import INTERNET, Plan, SitePlan
-from sims.lab.plan_file import read_plan, suggestion
+from sims.lab.plan_file import read_plan
 from sims.lab.site import Internet, NatHost, Site
 from sims.lab.switch import Port
 from sims.lab.wires import Wire, Wires
+from sims.toml_source import suggestion
 
 NAT_TOOLS = (*TOOLS, "nft")
 WIRES_LIMIT_S = 10.0

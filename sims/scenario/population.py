@@ -38,6 +38,7 @@ class Population:
         self._public: list[int] = []  # of those, in any order
         self._number_of: dict[int, int] = {}
         self._ids: list[int] = []  # of those that are up, sorted
+        self._honest: list[int] | None = None  # as it was asked for last; None after a change
 
     def __len__(self) -> int:
         """How many are up."""
@@ -58,9 +59,11 @@ class Population:
         """The numbers of those that are up, in the order of their starts."""
         return list(self._up)
 
-    def honest(self) -> list[int]:
-        """Those that are up and not hostile."""
-        return [number for number in self._up if number not in self.hostile]
+    def honest(self) -> Sequence[int]:
+        """Those that are up and not hostile, in the order of their starts."""
+        if self._honest is None:
+            self._honest = [number for number in self._up if number not in self.hostile]
+        return self._honest
 
     def down(self) -> list[int]:
         """The numbers of those that are not up."""
@@ -96,6 +99,7 @@ class Population:
         """Node `number` is up: whoever started it tells us."""
         self.started += 1
         self._up[number] = node
+        self._honest = None
         self._number_of[node.id] = number
         insort(self._ids, node.id)
         if self.behind[number] is None:
@@ -118,6 +122,7 @@ class Population:
 
     def _leave(self, number: int) -> Node:
         node = self._up.pop(number)
+        self._honest = None
         del self._ids[bisect_left(self._ids, node.id)]
         if self.behind[number] is None:
             self._public.remove(number)
