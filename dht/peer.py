@@ -50,6 +50,7 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "number",
         "packets",
         "path",
         "path_heard_at",
@@ -72,8 +73,9 @@ class Peer:
         "whereabouts_told_at",
     )
 
-    def __init__(self, member: Member, static: bytes, now: float) -> None:
+    def __init__(self, member: Member, static: bytes, now: float, number: int = 0) -> None:
         self.id = member.id
+        self.number = number  # grows with every peer that this node admits
         self.member = member
         self.static = static
         self.session = Session(member, static)

@@ -67,6 +67,8 @@ class Sessions:
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
+        self.restless: dict[int, Peer] = {}  # by number: those of whom something is awaited, for dht.liveness
+        self._admitted = 0
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
         self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
         self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
@@ -101,7 +103,9 @@ class Sessions:
             idle = min(self.peers.values(), key=lambda other: (other.path is not None, other.heard_at))
             self.remove(idle)
             self._counters["peer_table_full"] += 1
-        peer = self.peers[member.id] = Peer(member, static, self._host.now())
+        self._admitted += 1
+        peer = self.peers[member.id] = Peer(member, static, self._host.now(), self._admitted)
+        self.restless[peer.number] = peer
         return peer
 
     def install(self, peer: Peer, keypair: Keypair) -> None:
@@ -259,6 +263,7 @@ class Sessions:
             return False
         if peer.unanswered_at is None:
             peer.unanswered_at = now
+            self.restless[peer.number] = peer
         peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
         if peer.session.wants_rekey(now):
@@ -340,6 +345,7 @@ class Sessions:
             return False
         if expects_answer and peer.unanswered_at is None:
             peer.unanswered_at = now
+            self.restless[peer.number] = peer
         peer.tx_bytes += len(datagram)
         if traffic_class:
             self.carry_batch((datagram,), peer.path, peer.id, _for_peer(peer, traffic_class))

@@ -136,15 +136,16 @@ def measure(
     watch.lap("identities")
     if constructed:
         construct(world, nodes)
+        gc.freeze()
     else:
         grow(world, nodes)
     engine.run_for(SETTLE_S)
     if not world.whole():
         raise NeverHappened(f"seed {seed}: the ring is not whole")
-    watch.lap("ring")
     bytes_per_node = (rss_bytes() - began_bytes) // nodes
     gc.collect()
     gc.freeze()
+    watch.lap("ring")
     engine.run_for(steady_s)
     steady = watch.lap("steady")
     found = look_up(world, lookups, LOOKUPS_PER_S) if lookups else None
