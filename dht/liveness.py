@@ -10,6 +10,7 @@ One tick a node, not one timer a peer. Also notices that the machine slept: the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 from dht.host import Host, Timer
 from dht.peer import Peer
@@ -51,6 +52,7 @@ class Liveness:
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
         self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `calm_until` follows from
+        self._calm: list[tuple[float, int, Peer]] = []  # a heap: until when a peer is calm at least, its number, it
         self._ticked_at = 0.0
         self._forget_at = 0.0
 
@@ -67,6 +69,7 @@ class Liveness:
         """Ask `peer` for a sign of life now; further probes follow by themselves."""
         now = self._host.now()
         peer.unanswered_at = now if peer.unanswered_at is None else peer.unanswered_at
+        self._sessions.restless[peer.number] = peer
         peer.probes += 1
         peer.ping_at = now
         self.ping(peer)
@@ -79,23 +82,38 @@ class Liveness:
         if gap_s > SLEPT_S:
             self.slept(gap_s)
             return
-        adjacent, edge_s = self.adjacent(), self.edge_interval_s()
-        if (adjacent, edge_s) != self._judged_by:
-            self._judged_by = adjacent, edge_s
-            for peer in self._sessions.peers.values():
-                peer.calm_until = 0.0
-        # Nearly all peers are calm nearly always.
-        for peer in [
-            peer for peer in self._sessions.peers.values() if peer.unanswered_at is not None or now >= peer.calm_until
-        ]:
-            limit_s = ADJACENT_S if peer.id in adjacent else edge_s
-            if peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:
-                peer.calm_until = peer.path_heard_at + limit_s
-            else:
-                self._check(peer, now)
+        self._look_at_the_restless(now)
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)
+
+    def _look_at_the_restless(self, now: float) -> None:
+        """Check every peer but those that are calm: up, with nothing unanswered, and heard within their limit. Nearly
+        all are, nearly always, so each waits in a heap for the first instant at which it may no longer be."""
+        sessions, calm = self._sessions, self._calm
+        restless, peers = sessions.restless, sessions.peers
+        adjacent, edge_s = self.adjacent(), self.edge_interval_s()
+        if (adjacent, edge_s) != self._judged_by:
+            self._judged_by = adjacent, edge_s
+            calm.clear()
+            for peer in peers.values():
+                peer.calm_until = 0.0
+                restless[peer.number] = peer
+        while calm and calm[0][0] <= now:
+            _, number, peer = heappop(calm)
+            restless[number] = peer
+        for number in sorted(restless):
+            peer = restless[number]
+            limit_s = ADJACENT_S if peer.id in adjacent else edge_s
+            if peers.get(peer.id) is not peer:
+                del restless[number]
+            elif peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:
+                del restless[number]
+                if peer.calm_until <= now:  # else it is in the heap, and is looked at no later than it must be
+                    peer.calm_until = peer.path_heard_at + limit_s
+                    heappush(calm, (peer.calm_until, number, peer))
+            else:
+                self._check(peer, now)
 
     def _check(self, peer: Peer, now: float) -> None:
         if not peer.up:

@@ -66,6 +66,7 @@ class Peer:
         "instance",
         "joined",
         "member",
+        "number",
         "packets",
         "path",
         "path_heard_at",
@@ -88,9 +89,10 @@ class Peer:
         "whereabouts_told_at",
     )
 
-    def __init__(self, member: Member, static: bytes, now: float, carrier: Carrier) -> None:
+    def __init__(self, member: Member, static: bytes, now: float, carrier: Carrier, number: int = 0) -> None:
         self._carrier = carrier
         self.id = member.id
+        self.number = number  # grows with every peer that this node admits
         self.member = member
         self.static = static
         self.session = Session(member, static)

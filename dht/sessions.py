@@ -82,6 +82,8 @@ class Sessions:
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
+        self.restless: dict[int, Peer] = {}  # by number: those of whom something is awaited, for dht.liveness
+        self._admitted = 0
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
         self.way: Callable[[Path | None], tuple[Endpoint, bytes] | None] = lambda path: None
         self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
@@ -117,7 +119,9 @@ class Sessions:
             idle = min(self.peers.values(), key=lambda other: (other.path is not None, other.heard_at))
             self.remove(idle)
             self._counters["peer_table_full"] += 1
-        peer = self.peers[member.id] = Peer(member, static, self._host.now(), self)
+        self._admitted += 1
+        peer = self.peers[member.id] = Peer(member, static, self._host.now(), self, self._admitted)
+        self.restless[peer.number] = peer
         return peer
 
     def install(self, peer: Peer, keypair: Keypair) -> None:
@@ -298,8 +302,7 @@ class Sessions:
         except NoKeypair:
             self.renew(peer)
             return False
-        if peer.unanswered_at is None:
-            peer.unanswered_at = now
+        self._await(peer, now)
         peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
         if peer.session.wants_rekey(now):
@@ -321,11 +324,16 @@ class Sessions:
                 return start > 0  # The keys are used up between two parts: the rest is lost.
             peer.tx_bytes += len(run)
             self._host.send_run(endpoint, run, size, outer)
-        if peer.unanswered_at is None:
-            peer.unanswered_at = now
+        self._await(peer, now)
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
+
+    def _await(self, peer: Peer, now: float) -> None:
+        """Something was sent that calls for an answer: `dht.liveness` has an eye on the peer from now on."""
+        if peer.unanswered_at is None:
+            peer.unanswered_at = now
+            self.restless[peer.number] = peer
 
     def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool:
         """As `send`, by the path that the question came by: who asks finds out whether that path works both ways."""
@@ -400,8 +408,8 @@ class Sessions:
         except NoKeypair:
             self.renew(peer)
             return False
-        if expects_answer and peer.unanswered_at is None:
-            peer.unanswered_at = now
+        if expects_answer:
+            self._await(peer, now)
         peer.tx_bytes += len(datagram)
         if traffic_class:
             self.carry_batch((datagram,), peer.path, peer.id, _for_peer(peer, traffic_class))

@@ -11,9 +11,9 @@ import statistics
 import sys
 from collections.abc import Sequence
 
+from dht.edge import Edge
 from dht.envelope import Mode
 from dht.ids import clockwise, closer
-from dht.peer import Peer
 from dht.router import Policy
 from sims import World
 from sims.scenario.workloads import Lookups
@@ -22,7 +22,7 @@ from sims.scenario.workloads import Lookups
 def clockwise_only(me: int) -> Policy:
     """Chord's rule for the node `me`: the last edge before the target, until nobody is nearer to it."""
 
-    def choose(edges: Sequence[Peer], target: int, mode: Mode) -> Peer | None:
+    def choose(edges: Sequence[Edge], target: int, mode: Mode) -> Edge | None:
         nearer = [edge for edge in edges if closer(target, edge.id, me)]
         if not nearer:
             return None  # it ends here

@@ -243,13 +243,13 @@ def under_churn(
             node.id for node in by_number.values() if node is not sender and engine.now - since[node.id] > before_s
         }
         stamps = dict(since)
-        up = len(by_number)
+        present = len(by_number)
         sender.broadcast.send(CHANNEL, [payload])
         sender.notices.send(TOPIC, payload, outcomes.append)
         engine.run_for(after_s)
         if sender.id in since:  # a sender that died mid-way had no chance
             stayed = {node_id for node_id in there if since.get(node_id) == stamps[node_id]}
-            due.append((payload, sender.id, stayed, up))
+            due.append((payload, sender.id, stayed, present))
         engine.run_for(max(0.0, every_s - after_s))
     frames = sum(len(stayed & set(got.get(("frame", payload), ()))) for payload, _, stayed, _ in due)
     notices = sum(len(stayed & set(got.get(("notice", payload), ()))) for payload, _, stayed, _ in due)

@@ -22,7 +22,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -94,8 +94,8 @@ class Speed:
 class _Stopwatch:
     """Measures the phases of one run."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, ended: Callable[[Phase], None]) -> None:
+        self._engine, self._ended = engine, ended
         self.phases: list[Phase] = []
         self._mark = self._now()
 
@@ -104,10 +104,11 @@ class _Stopwatch:
 
     def lap(self, name: str) -> Phase:
         """The phase that ends now."""
-        before, self._mark = self._mark, self._now()
-        after = self._mark
+        before, after = self._mark, self._now()
         phase = Phase(name, after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3])
         self.phases.append(phase)
+        self._ended(phase)
+        self._mark = self._now()
         return phase
 
 
@@ -126,25 +127,27 @@ def measure(
     constructed: bool = False,
     lookups: int = 0,
     steady_s: float = STEADY_S,
+    ended: Callable[[Phase], None] = lambda phase: None,
 ) -> Speed:
-    """Run one world. Raises ValueError for a bad matrix or too few nodes, NeverHappened when the ring isn't whole in
-    time."""
+    """Run one world; `ended` is told of each phase. Raises ValueError for a bad matrix or too few nodes, NeverHappened
+    when the ring isn't whole in time."""
     began_bytes = rss_bytes()
     engine = Engine(seed)
-    watch = _Stopwatch(engine)
+    watch = _Stopwatch(engine, ended)
     world = World(engine, Network(engine, latency_from(matrix)), members(nodes, seed, PLAIN if plain else NOISE))
     watch.lap("identities")
     if constructed:
         construct(world, nodes)
+        gc.freeze()
     else:
         grow(world, nodes)
     engine.run_for(SETTLE_S)
     if not world.whole():
         raise NeverHappened(f"seed {seed}: the ring is not whole")
-    watch.lap("ring")
     bytes_per_node = (rss_bytes() - began_bytes) // nodes
     gc.collect()
     gc.freeze()
+    watch.lap("ring")
     engine.run_for(steady_s)
     steady = watch.lap("steady")
     found = look_up(world, lookups, LOOKUPS_PER_S) if lookups else None
@@ -198,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             constructed=asked.constructed,
             lookups=asked.lookups,
             steady_s=asked.steady,
+            ended=lambda phase: print(f"{phase.name}: {phase.wall_s:.1f} s", file=sys.stderr, flush=True),
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from random import Random
 
 import pytest
 
+from dht.host import Endpoint, Receive
 from dht.ids import RING
 from dht.messages import Find, Found, Message
 from dht.node import Node
@@ -59,13 +61,14 @@ def test_keys_are_renewed_by_compact_handshakes() -> None:
     before = {index for node in world.nodes for peer in node.parts.sessions.peers.values() for index in peer.indices}
     full = 0
 
-    def sizes(node_datagram: bytes) -> None:
+    def sized(receive: Receive, datagram: bytes, source: Endpoint) -> None:
         nonlocal full
-        full += node_datagram[:1] == b"\x11" and len(node_datagram) == 1200
+        full += datagram[:1] == b"\x11" and len(datagram) == 1200
+        receive(datagram, source)
 
     for node in world.nodes:
         host, receive = world.hosts[node.id], node.parts.demux.receive
-        host.on_receive(lambda datagram, source, receive=receive: (sizes(datagram), receive(datagram, source))[1])
+        host.on_receive(partial(sized, receive))
     world.engine.run_for(600.0)
     after = {index for node in world.nodes for peer in node.parts.sessions.peers.values() for index in peer.indices}
     assert not before & after and after, f"seed {SEED}"
@@ -84,9 +87,13 @@ def test_every_node_can_be_found_from_the_first_instant() -> None:
     world = built(NODES)
     rng = Random(SEED)
     answers: list[tuple[int, Message | None]] = []
+
+    def answered(target: int, answer: Message | None) -> None:
+        answers.append((target, answer))
+
     for node in world.nodes:
         target = rng.choice(world.nodes).id
-        node.find(Find(target), lambda answer, target=target: answers.append((target, answer)))
+        node.find(Find(target), partial(answered, target))
     world.engine.run_for(3.0)
     assert len(answers) == len(world.nodes)
     assert all(isinstance(answer, Found) and answer.contacts[0].id == target for target, answer in answers)
