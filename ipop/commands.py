@@ -8,7 +8,7 @@ from typing import Any
 from dht.crawl import CRAWL_DEADLINE_S
 from dht.node import PingResult
 from ipop.crawl_status import crawl_object
-from ipop.group_status import groups_object, join_group, leave_group
+from ipop.group_status import groups_object, heed_notice, join_group, leave_group
 from ipop.node import Target, VpnNode
 from ipop.path_status import netcheck_object, proxies_object, shortcut_objects, why_object
 from ipop.status import peer_objects, ping_object, status_object
@@ -50,6 +50,8 @@ class Commands:
                 groups_object(self._vpn, lambda groups: reply(success(groups)))
             case "group-join" | "group-leave":
                 self._change_group(request, reply)
+            case "group-heed":
+                self._heed(request, reply)
             case "crawl":
                 self._crawl(request, reply)
             case "ping":
@@ -88,6 +90,15 @@ class Commands:
             reply(failure(str(error)))
         else:
             reply(success(changed))
+
+    def _heed(self, request: Request, reply: Reply) -> None:
+        notice = request.get("notice")
+        try:
+            if not isinstance(notice, str):
+                raise ValueError("the command needs a notice, in hex digits")
+            reply(success(heed_notice(self._vpn, bytes.fromhex(notice))))
+        except ValueError as error:
+            reply(failure(str(error)))
 
     def _crawl(self, request: Request, reply: Reply) -> None:
         deadline_s, sequential = request.get("deadline_s", CRAWL_DEADLINE_S), request.get("sequential", False)

@@ -1,6 +1,6 @@
 """`p2pvpn groups` and `p2pvpn group ...`. † Shell module.
 
-Asks a running node, but for `group secret`, which needs none.
+Asks a running node, but for `group secret` and `group rekey`, which need none.
 """
 
 # ruff: noqa: PLC0415
@@ -57,6 +57,39 @@ def leave(name: Name, as_json: Json = False, control: Control = None) -> None:
     """Be in a group no longer."""
     with client_of(control) as client:
         answer = client.ask("group-leave", name=name)
+    if as_json:
+        print_json(answer)
+
+
+@app.command()
+def rekey(
+    name: Name,
+    ca: Annotated[str, typer.Option(metavar="FILE", help="The network's private file, NET.ca.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where the notice goes, for 'p2pvpn group heed'.")],
+) -> None:
+    """Decide anew who belongs to a group that certificates name: who isn't issued again is out."""
+    from pathlib import Path
+
+    from ipop.authority_files import rekey as begin_epoch
+
+    members = begin_epoch(name, Path(ca), Path(out))
+    print(f"{out}  issue again, then hand the notice to any member: {' '.join(members) or 'nobody'}")
+
+
+@app.command()
+def heed(
+    notice: Annotated[str, typer.Argument(metavar="FILE", help="What 'p2pvpn group rekey' wrote.")],
+    as_json: Json = False,
+    control: Control = None,
+) -> None:
+    """Hand the node a notice of the authority's; it tells the group's members."""
+    from pathlib import Path
+
+    from ipop.authority_files import read_notice
+
+    raw = read_notice(Path(notice))
+    with client_of(control) as client:
+        answer = client.ask("group-heed", notice=raw.hex())
     if as_json:
         print_json(answer)
 

@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from dht.aggregate import Outcome
+from dht.errors import BadDatagram
+from dht.groups.notice import EpochNotice
 from dht.groups.right import GroupSecret, SecretRight
 from dht.groups.subring import Subring
 from ipop.casts import NAME_PREFIX
@@ -59,6 +61,18 @@ def leave_group(vpn: VpnNode, name: str) -> dict[str, Any]:
     if not left:
         raise ValueError(f"this node is in no group '{name}': 'p2pvpn groups' shows those it is in")
     return {"name": name}
+
+
+def heed_notice(vpn: VpnNode, raw: bytes) -> dict[str, Any]:
+    """`p2pvpn group heed`. Raises ValueError for what is not this network's authority's word."""
+    try:
+        notice = EpochNotice.parse(vpn.identity.network, raw)
+        vpn.ring.groups.heed(raw)
+    except BadDatagram as refusal:
+        raise ValueError(f"this is no notice of this network's authority: {refusal}") from None
+    subring = vpn.ring.groups.named(notice.group, secret=False)
+    state = None if subring is None else subring.state.value
+    return {"name": notice.group, "epoch": notice.epoch, "state": state}
 
 
 def _all_of_it(vpn: VpnNode, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

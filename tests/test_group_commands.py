@@ -8,10 +8,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from dht.groups.right import GroupSecret
+from ipop.authority_files import init, issue, read_notice, rekey
 from ipop.commands import Commands
 from ipop.errors import SetupError
+from ipop.group_cli import app
 from ipop.group_files import read_secret, write_secret
 from ipop.group_tables import show_groups
 from tests.many_world import GROUP, ManyWorld
@@ -89,3 +92,27 @@ def test_secrets_are_files_of_ones_own_that_are_never_overwritten(tmp_path: Path
             read_secret(path)
     with pytest.raises(SetupError, match="cannot write"):
         write_secret(str(tmp_path / "none" / "file"))
+
+
+def test_a_node_heeds_its_own_authoritys_notices_and_refuses_others_in_words(tmp_path: Path) -> None:
+    world = Asked(2, seed=23)
+    authority = make_authority(23)
+    notice = authority.rekey("studio", world.engine.now)
+    answer = world.ask(0, "group-heed", notice=notice.raw.hex())
+    assert answer == {"ok": True, "result": {"name": "studio", "epoch": 1, "state": None}}
+    forged = make_authority(24).rekey("studio", world.engine.now)
+    for wrong, words in ((forged.raw.hex(), "no notice of this network's authority"), ("zz", "hex"), (7, "hex digits")):
+        refused = world.ask(0, "group-heed", notice=wrong)
+        assert not refused["ok"] and words in refused["error"], refused
+
+
+def test_a_rekey_names_who_is_to_be_issued_again_and_writes_the_notice_once(tmp_path: Path) -> None:
+    made = init("net", "10.77.0.0/16", tmp_path)
+    for name, groups in (("one", ["studio"]), ("two", None)):
+        issue(name, made.authority, tmp_path / f"{name}.p2pvpn", groups=groups)
+    out = tmp_path / "studio.notice"
+    run = CliRunner().invoke(app, ["rekey", "studio", "--ca", str(made.authority), "--out", str(out)])
+    assert run.exit_code == 0 and run.output.endswith("hand the notice to any member: one\n"), run.output
+    assert read_notice(out)
+    with pytest.raises(SetupError, match="choose another file"):
+        rekey("studio", made.authority, out)
