@@ -7,7 +7,8 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DEMO_TOOLS := ip bridge nsenter unshare setpriv ping curl
-TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft miniupnpd
+TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft miniupnpd \
+	avahi-daemon avahi-browse avahi-publish dbus-daemon
 # Tests with real nodes measure seconds: they run alone, after everything that keeps the processors busy.
 # What a script starts in its background ignores SIGINT; the tests mean signals to do what they usually do.
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest

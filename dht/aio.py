@@ -23,6 +23,7 @@ from dht.acquaintances import FILE as PEERS_FILE
 from dht.bootstrap import Bootstrap
 from dht.certificate import Member
 from dht.errors import BadDatagram
+from dht.everybody import Everybody
 from dht.failures import Closed, NoAnswer, NotReady, NotStored, RingError, Taken, Unreachable, not_stored
 from dht.files import DirectoryStorage, ToleratedStorage, lock_directory
 from dht.host import Endpoint
@@ -140,7 +141,7 @@ def _open_state(state: str | os.PathLike[str] | None, undo: ExitStack) -> Storag
 class Ring:
     """A node's place in its ring, as an asyncio program sees it. Made by `join`.
 
-    Peers are named by their id, or by the `Member` that came with a record or a message.
+    Peers are named by their id, or by the `Member` that came with a record or a message; `everybody` is all of them.
     """
 
     def __init__(self, host: UdpHost, identity: Identity, storage: Storage) -> None:
@@ -149,6 +150,7 @@ class Ring:
         self._waiting: set[asyncio.Future[Any]] = set()
         self._putting: dict[str, list[asyncio.Future[PutResult]]] = {}  # by name, the newest last
         self._inboxes: dict[type[Message], WeakSet[Inbox[Any]]] = {}
+        self.everybody = Everybody(self.node, self.ready, self._result)
 
     @property
     def id(self) -> int:
@@ -283,6 +285,7 @@ class Ring:
         for inboxes in self._inboxes.values():
             for inbox in inboxes:
                 inbox.close()
+        self.everybody.close()
 
     def _start(self, bootstraps: Sequence[Endpoint]) -> None:
         """Begin to join, or use other bootstraps from now on."""

@@ -10,11 +10,11 @@ class Budget:
         self._rate_per_s, self._burst = rate_per_s, burst
         self._tokens, self._since = burst, now
 
-    def take(self, now: float) -> bool:
-        """Use up one token, when there is one."""
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Use up `amount` tokens, when there are so many."""
         self._tokens = min(self._burst, self._tokens + (now - self._since) * self._rate_per_s)
         self._since = now
-        if self._tokens < 1.0:
+        if self._tokens < amount:
             return False
-        self._tokens -= 1.0
+        self._tokens -= amount
         return True

@@ -1,10 +1,10 @@
 """Membership of a network: what a network is, and what a node's certificate proves about it.
 
 A certificate is X.509 v3, signed with Ed25519 by the network's authority. It binds the node's Ed25519 key to
-its name, to the 160-bit id which the authority drew for it (members can't choose their place on the ring) and
-to its virtual addresses. A certificate comes from strangers, so its signature is checked first, over bytes cut
-out of a fixed canonical envelope: no ASN.1 parser ever sees bytes which the authority didn't sign. What it did
-sign must then fit this profile exactly, or is refused with a reason that a person understands.
+its name, to the 160-bit id which the authority drew for it (members can't choose their place on the ring), to
+its virtual addresses, and to groups (`dht.grants`). A certificate comes from strangers, so its signature is checked
+first, over bytes cut out of a fixed canonical envelope: no ASN.1 parser ever sees bytes which the authority didn't
+sign. What it did sign must then fit this profile exactly, or is refused with a reason that a person understands.
 
 Ed25519 signatures are not unique in every library. That doesn't matter here: nothing is known by its
 certificate's bytes or hash; a member is its id, and the signed part is the same whatever the signature.
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from dht.errors import CertificateRefused
+from dht.grants import GROUPS_EXTENSION, Grant, read_grants
 from dht.ids import BITS, ID_BYTES
 
 MAX_CERTIFICATE_BYTES = 1024  # Ours are below 520; the rest is room for later fields.
@@ -118,6 +119,7 @@ class Member:
     not_before: float
     not_after: float
     serial: int
+    grants: tuple[Grant, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.certificate)
@@ -125,6 +127,10 @@ class Member:
     def holds(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether `address` is one of the member's own virtual addresses."""
         return address == self.address4 or address == self.address6
+
+    def granted(self, group: str) -> int | None:
+        """Up to which epoch the member's certificate names it for this group; None when it doesn't."""
+        return next((grant.epoch for grant in self.grants if grant.group == group), None)
 
 
 def read_certificate(network: Network, der: bytes, now: float) -> Member:
@@ -252,7 +258,15 @@ def _read_signed(network: Network, der: bytes) -> Member:
         not_before=not_before,
         not_after=not_after,
         serial=certificate.serial_number,
+        grants=_grants(extensions.get(GROUPS_EXTENSION)),
     )
+
+
+def _grants(extension: x509.Extension[x509.ExtensionType] | None) -> tuple[Grant, ...]:
+    if extension is None:
+        return ()
+    assert isinstance(extension.value, x509.UnrecognizedExtension)  # the library knows nothing of ours
+    return read_grants(extension.value.value)
 
 
 def _check_usage(extensions: dict[x509.ObjectIdentifier, x509.ExtensionType]) -> None:

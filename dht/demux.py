@@ -42,9 +42,11 @@ log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S = 1.0
 _TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
-_ROUTED = bytes((Inner.ROUTED,))
+_ROUTED, _PACKET, _TRANSPORT = bytes((Inner.ROUTED,)), bytes((Inner.PACKET,)), bytes((TRANSPORT,))
+_SEGMENT = int(Inner.SEGMENT)
 _KIND = itemgetter(slice(0, 1))
-_ROUTE = itemgetter(slice(0, 1 + HEADER_BYTES))
+_ROUTED_ALIKE = itemgetter(slice(0, 1 + HEADER_BYTES))
+_BROADCAST = bytes((Inner.BROADCAST,))
 
 
 class Demux:
@@ -65,13 +67,19 @@ class Demux:
         self._complained_at = 0.0
         self.packet: Callable[[Member, bytes], None] = lambda member, packet: None
         self.traffic: Callable[[Member, Sequence[bytes]], None] = lambda member, plaintexts: None
+        self.group: Callable[[Peer, bytes, Path | None], None] = lambda peer, plaintext, path: None
+        self.run: Callable[[Member, memoryview, int], None] = self._take_run_apart
+        self.broadcast: Callable[[int, Sequence[bytes], int], None] = lambda hop, plaintexts, traffic_class: None
         self.probe: Callable[[bytes, Endpoint], None] = lambda datagram, source: None
         self.sent: Callable[[Path | None], None] = lambda path: None
 
     def receive(self, datagram: bytes, source: Endpoint) -> None:
         """Handle one datagram from the network."""
         try:
-            self._take(datagram, source, self._me, 1)
+            if datagram[:1] == _TRANSPORT:
+                self.sessions.receive(datagram, source)
+            else:
+                self._take(datagram, source, self._me, 1)
         except StaleDatagram:
             self._counters["stale_datagram"] += 1
         except BadDatagram as refusal:
@@ -134,18 +142,27 @@ class Demux:
             for start in range(0, len(buffer), size):
                 one(bytes(buffer[start : start + size]))
             return
-        peer, plaintexts, refused = opened
+        peer, plaintexts, refused, run, each_bytes = opened
+        if run is not None:
+            if bytes(run[::each_bytes]).count(_SEGMENT) * each_bytes >= len(run):
+                peer.demand_at = peer.heard_at
+                peer.packets += -(-len(run) // each_bytes)
+                self.run(peer.member, run, each_bytes)
+                return
+            plaintexts = [bytes(run[start : start + each_bytes]) for start in range(0, len(run), each_bytes)]
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
-                peer.demand_at = self._host.now()
+                peer.demand_at = peer.heard_at
                 peer.packets += len(plaintexts)
                 self.traffic(peer.member, plaintexts)
         else:
-            for header, group in groupby(plaintexts, _ROUTE):
+            for header, group in groupby(plaintexts, _alike_to):
                 alike = list(group)
                 try:
                     if path is not None and header[:1] == _ROUTED and len(alike) > 1:
                         self.router.receive_batch(alike, self._host.received_class)
+                    elif header == _BROADCAST:
+                        self.broadcast(peer.id, alike, self._host.received_class)
                     else:
                         self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
@@ -153,6 +170,9 @@ class Demux:
         head = bytes(buffer[:skip])
         for datagram in refused:
             one(head + datagram)
+
+    def _take_run_apart(self, member: Member, run: memoryview, size: int) -> None:
+        self.traffic(member, [bytes(run[start : start + size]) for start in range(0, len(run), size)])
 
     def _deliver_each(self, peer: Peer, plaintexts: list[bytes], path: Path | None) -> None:
         for plaintext in plaintexts:
@@ -195,6 +215,16 @@ class Demux:
                 header = path.header()
                 self._host.send_batch(relay, [header + datagram for datagram in datagrams], traffic_class)
 
+    def way(self, path: Path | None) -> tuple[Endpoint, bytes] | None:
+        """Where what goes by `path` is sent, and what stands in front of each datagram. None over the ring, or when the
+        tunnel is gone."""
+        if isinstance(path, Endpoint):
+            return path, b""
+        if path is None:
+            return None
+        relay = self.tunnels.relay_of(path)
+        return None if relay is None else (relay, path.header())
+
     def carry_whole(self, datagram: bytes, path: Path) -> bool:
         """As `carry`, in one piece or not at all; False when our own link can't carry it."""
         if isinstance(path, Endpoint):
@@ -207,15 +237,16 @@ class Demux:
 
     def deliver(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Take what a session opened. Raises BadDatagram."""
+        if plaintext[:1] == _PACKET:
+            peer.demand_at = peer.heard_at
+            peer.packets += 1
+            self.packet(peer.member, plaintext[1:])
+            return
         if not plaintext or plaintext[0] == Inner.KEEPALIVE:
             return
         match plaintext[0]:
-            case Inner.PACKET:
-                peer.demand_at = self._host.now()
-                peer.packets += 1
-                self.packet(peer.member, plaintext[1:])
             case Inner.SEGMENT | Inner.PARTIAL:
-                peer.demand_at = self._host.now()
+                peer.demand_at = peer.heard_at
                 peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
             case Inner.CONTROL:
@@ -224,6 +255,10 @@ class Demux:
                 self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:
                 self.router.receive(plaintext[1:], self._host.received_class)
+            case Inner.BROADCAST:
+                self.broadcast(peer.id, (plaintext,), self._host.received_class)
+            case Inner.GROUP:
+                self.group(peer, plaintext, path)
             case Inner.CHECK:
                 self.checks.received(peer, plaintext[1:], path)
             case kind:
@@ -291,3 +326,8 @@ def _alike(buffer: memoryview, size: int) -> bool:
     """Whether all datagrams in `buffer` are of the same tunnel."""
     head = bytes(buffer[:TUNNEL_HEADER_BYTES])
     return all(buffer[start : start + TUNNEL_HEADER_BYTES] == head for start in range(size, len(buffer), size))
+
+
+def _alike_to(plaintext: bytes) -> bytes:
+    """What plaintexts that are taken together have in common."""
+    return _BROADCAST if plaintext[:1] == _BROADCAST else _ROUTED_ALIKE(plaintext)

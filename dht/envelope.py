@@ -32,6 +32,9 @@ class Inner(IntEnum):
     PARTIAL = 6  # an IP packet whose transport checksum is to be completed
     CHECK = 7  # whether a path works (`dht.checks`)
     SIZE = 8  # whether a plaintext of this length gets through (`dht.sizes`)
+    GROUP = 9  # a group's tag, then one of CONTROL, ROUTED, ADMISSION or KEEPALIVE (`dht.groups`)
+    ADMISSION = 10  # within GROUP only
+    BROADCAST = 11  # a frame for every member of a ring (`dht.broadcast`), on the main ring or within GROUP
 
 
 class Mode(IntEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import TypeVar
 
+from dht.edge import Edge
 from dht.envelope import Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
 from dht.host import Endpoint, Host
@@ -21,7 +22,6 @@ from dht.path import Path, endpoint_of
 from dht.peer import Peer
 from dht.requests import TIMEOUTS_S, Requests
 from dht.router import Router
-from dht.sessions import Sessions
 
 M = TypeVar("M", bound=Message)
 Done = Callable[[Message | None], None]
@@ -50,8 +50,8 @@ class Incoming:
 class Exchange:
     """The control messages of one node."""
 
-    def __init__(self, host: Host, sessions: Sessions, router: Router, counters: Counter[str]) -> None:
-        self._sessions, self._router, self._counters = sessions, router, counters
+    def __init__(self, host: Host, router: Router, counters: Counter[str]) -> None:
+        self._router, self._counters = router, counters
         self._requests = Requests(host, counters)
         self._handlers: dict[int, tuple[type[Message], Way, Callable[..., Message | None]]] = {}
 
@@ -69,13 +69,13 @@ class Exchange:
 
     # Sending
 
-    def tell(self, peer: Peer, message: Message) -> bool:
-        """Send a message that wants no answer over a peer's session."""
-        return self._sessions.send(peer, _CONTROL + pack_control(message, Kind.TELL))
+    def tell(self, edge: Edge, message: Message) -> bool:
+        """Send a message that wants no answer over a session."""
+        return edge.send(_CONTROL + pack_control(message, Kind.TELL))
 
     def ask(
         self,
-        peer: Peer,
+        edge: Edge,
         message: Message,
         answers: Sequence[type[Message]],
         done: Done,
@@ -83,10 +83,10 @@ class Exchange:
         *,
         vital: bool = False,
     ) -> None:
-        """Ask over a peer's session; `vital` as in Requests."""
+        """Ask over a session; `vital` as in Requests."""
 
         def send(packed: bytes) -> None:
-            self._sessions.send(peer, _CONTROL + packed, expects_answer=True)
+            edge.send(_CONTROL + packed, expects_answer=True)
 
         self._requests.ask(send, message, answers, done, timeouts_s, vital=vital)
 
@@ -107,11 +107,13 @@ class Exchange:
 
     # Receiving
 
-    def from_session(self, peer: Peer, data: bytes, path: Path | None) -> None:
-        """A control message came over a session. Raises BadDatagram."""
+    def from_session(self, peer: Peer, data: bytes, path: Path | None, edge: Edge | None = None) -> None:
+        """A control message came over a peer's session. `edge` is what the ring has of that peer, when that is not the
+        peer itself. Raises BadDatagram."""
+        back = peer if edge is None else edge
 
         def reply(kind: Kind, transaction: int, message: Message) -> None:
-            self._sessions.answer(peer, _CONTROL + pack_control(message, kind, transaction), path)
+            back.answer(_CONTROL + pack_control(message, kind, transaction), path)
 
         self._take(data, Way.SESSION, peer.id, peer, endpoint_of(path), peer.hops, reply)
 

@@ -16,8 +16,12 @@ class Feature(IntFlag):
     SEGMENTS = 1  # takes Inner.SEGMENT and Inner.PARTIAL; other peers get whole packets
     ECN = 2  # hands congestion marks of the outer header on to the inner one (RFC 6040); to others, none are invited
     SIZE = 4  # answers Inner.SIZE
+    GROUPS = 8  # takes Inner.GROUP
     DELEGATION = 16  # answers FetchFor and StoreFor
+    TREES = 32  # takes Inner.BROADCAST, and questions for everybody (`dht.aggregate`)
 
 
-ALL_FEATURES: Final = Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.DELEGATION
+ALL_FEATURES: Final = (
+    Feature.SEGMENTS | Feature.ECN | Feature.SIZE | Feature.GROUPS | Feature.DELEGATION | Feature.TREES
+)
 MAX_FEATURES: Final = (1 << 32) - 1

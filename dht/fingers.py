@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dht.contact import Contact
+from dht.edge import Edge, Edges, Links
 from dht.host import Host, Timer
 from dht.ids import BITS, RING, clockwise
-from dht.linking import Linker
 from dht.messages import Find, Found, Message
-from dht.peer import Peer
 from dht.ring import NearLists
-from dht.sessions import Sessions
 
 ROUND_S = 5.0
 FILL_S = 0.3  # between two distances while some are empty
@@ -34,12 +32,12 @@ class Fingers:
         self,
         host: Host,
         me: int,
-        sessions: Sessions,
-        linker: Linker,
+        edges: Edges,
+        links: Links,
         lists: NearLists,
         find: Callable[[Find, Callable[[Message | None], None]], None],
     ) -> None:
-        self._host, self._me, self._sessions, self._linker, self._lists = host, me, sessions, linker, lists
+        self._host, self._me, self._edges, self._links, self._lists = host, me, edges, links, lists
         self._find = find
         self._holders: dict[int, int] = {}  # exponent -> node id
         self._tried: dict[int, tuple[float, float]] = {}  # exponent -> when to look again, and the wait after that
@@ -110,7 +108,7 @@ class Fingers:
         # A node that links to us for a reason of its own may serve as well.
         candidates = [
             peer
-            for peer in self._sessions.edges()
+            for peer in self._edges.edges()
             if peer.up and peer.joined and clockwise(self._me, peer.id).bit_length() - 1 == exponent
         ]
         if candidates:
@@ -137,21 +135,21 @@ class Fingers:
             for contact in contacts
             if clockwise(self._me, contact.id).bit_length() - 1 == exponent
             and contact.id != self._holders.get(exponent)
-            and not self._linker.shunned(contact)
+            and not self._links.shunned(contact)
         ]
         if not fit:
             return
         candidate = self._host.rng.choice(fit[:4])
-        self._linker.link(candidate, lambda peer: self._linked(exponent, peer), direct_only=True)
+        self._links.link(candidate, lambda peer: self._linked(exponent, peer), direct_only=True)
 
-    def _linked(self, exponent: int, peer: Peer | None) -> None:
-        if peer is None or peer.endpoint is None:
+    def _linked(self, exponent: int, peer: Edge | None) -> None:
+        if peer is None or not peer.direct:
             return
         held = self._holders.get(exponent)
         holder = None if held is None else self._edge(held)
         if holder is None or (peer.rtt_s or 1e9) < WORTH_CHANGING * (holder.rtt_s or 1e9):
             self._holders[exponent] = peer.id
 
-    def _edge(self, node_id: int) -> Peer | None:
-        peer = self._sessions.peers.get(node_id)
-        return peer if peer is not None and peer.endpoint is not None and peer.up else None
+    def _edge(self, node_id: int) -> Edge | None:
+        peer = self._edges.peers.get(node_id)
+        return peer if peer is not None and peer.direct and peer.up else None

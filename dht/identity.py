@@ -65,8 +65,8 @@ def check_signature(member: Member, network: Network, purpose: str, content: byt
         raise BadDatagram(f"'{member.name}' did not sign this {purpose}") from None
 
 
-# Every full handshake brings the same signature of the same static key. What is refused raises, and so isn't remembered:
-# only members fill this.
+# Every full handshake brings the same signature of the same static key. What is refused raises, and so isn't
+# remembered: only members fill this.
 @lru_cache(maxsize=4096)
 def _verify(public_key: bytes, text: bytes, signature: bytes) -> None:
     Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)

@@ -10,9 +10,8 @@ from collections import deque
 from typing import Generic, Self, TypeVar
 
 from dht.certificate import Member
-from dht.messages import Message
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M")
 
 
 class Inbox(Generic[M]):

@@ -12,27 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from dht.contact import Contact
+from dht.edge import Edge, Links
 from dht.ids import clockwise, in_open
-from dht.linking import Linker
 from dht.messages import FindFor, Found, Message, Neighbors, NeighborsRequest
-from dht.peer import Peer
 
 MAX_STEPS = 16
-Ask = Callable[[Peer, Message, Sequence[type[Message]], Callable[[Message | None], None]], None]
+Ask = Callable[[Edge, Message, Sequence[type[Message]], Callable[[Message | None], None]], None]
 
 
 class Join:
     """Calls `enter(successor, its lists)` or `failed()` once, unless abandoned."""
 
     def __init__(
-        self, me: int, linker: Linker, ask: Ask, enter: Callable[[Peer, Neighbors], None], failed: Callable[[], None]
+        self, me: int, links: Links, ask: Ask, enter: Callable[[Edge, Neighbors], None], failed: Callable[[], None]
     ) -> None:
-        self._me, self._linker, self._ask = me, linker, ask
+        self._me, self._links, self._ask = me, links, ask
         self._enter, self._failed = enter, failed
         self._steps = 0
         self._over = False
 
-    def begin(self, leaf: Peer) -> None:
+    def begin(self, leaf: Edge) -> None:
         """Start through `leaf`, a member."""
         self._ask(leaf, FindFor(self._me), (Found,), self._found)
 
@@ -50,7 +49,7 @@ class Join:
         self._try(candidates)
         # The predecessor must hear of us at once, so the edge to it is made meanwhile.
         for contact in candidates[-2:]:
-            self._linker.link(contact)
+            self._links.link(contact)
 
     def _try(self, candidates: Sequence[Contact]) -> None:
         """Take the first candidate that can be reached for successor."""
@@ -59,7 +58,7 @@ class Join:
             self._fail()
             return
 
-        def linked(peer: Peer | None) -> None:
+        def linked(peer: Edge | None) -> None:
             if self._over:
                 return
             if peer is None:
@@ -69,9 +68,9 @@ class Join:
                     peer, NeighborsRequest(b""), (Neighbors,), lambda answer: self._told(peer, answer, candidates)
                 )
 
-        self._linker.link(candidates[0], linked)
+        self._links.link(candidates[0], linked)
 
-    def _told(self, peer: Peer, answer: Message | None, candidates: Sequence[Contact]) -> None:
+    def _told(self, peer: Edge, answer: Message | None, candidates: Sequence[Contact]) -> None:
         if self._over:
             return
         if not isinstance(answer, Neighbors) or not answer.joined:
@@ -82,7 +81,7 @@ class Join:
         between = [
             contact
             for contact in answer.predecessors
-            if in_open(contact.id, self._me, peer.id) and not self._linker.shunned(contact)
+            if in_open(contact.id, self._me, peer.id) and not self._links.shunned(contact)
         ]
         if between:
             self._try([*self._clockwise(between), *candidates])

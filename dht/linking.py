@@ -143,6 +143,10 @@ class Linker:
             return
         self._handshakes.begin(contact, endpoints)
 
+    def names_a_way(self, contact: Contact) -> bool:
+        """Whether it says where the node is."""
+        return bool(contact.endpoints)
+
     def shun(self, contact: Contact) -> None:
         """Leave a node alone for a while: it is dead, or can't be reached."""
         if len(self._shunned) >= MAX_SHUNNED:

@@ -32,7 +32,8 @@ class Liveness:
     """Watches every peer. `interval_s(peer)`: how long an edge may stay silent, None if this node doesn't want it:
     ADJACENT_S for those whose ids are in `adjacent()`, at least `edge_interval_s()` for all others; `suspected(peer)`:
     a probe went unanswered; `lost(peer, dead)`: it no longer answers by the path in use, or the edge lapsed;
-    `slept(gap_s)`: this machine was asleep; `ping(peer)` sends one."""
+    `slept(gap_s)`: this machine was asleep; `ping(peer)` sends one. `overlay_interval_s(peer)`: as `interval_s`, for
+    peers without a path of their own; None: nobody needs a sign of life from this one."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Liveness:
         self._host, self._sessions = host, sessions
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
+        self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.adjacent: Callable[[], tuple[int, ...]] = lambda: ()
         self.edge_interval_s: Callable[[], float] = lambda: EDGE_S
         self.suspected: Callable[[Peer], None] = lambda peer: None
@@ -120,7 +122,11 @@ class Liveness:
                 self.probe(peer)
             return
         if peer.path is None:
-            if silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
+            interval_s = self.overlay_interval_s(peer)
+            if interval_s is not None:
+                if silent_s >= interval_s:
+                    self.probe(peer)
+            elif silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
                 self._sessions.remove(peer)
             return
         interval_s = self.interval_s(peer)

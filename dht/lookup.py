@@ -31,6 +31,7 @@ MAJORITY: Final = REPLICAS // 2 + 1
 ROUND_S: Final = 0.8  # a lookup over the ring is mostly back by then
 DEPUTIES_A_ROUND: Final = 2  # for each point
 ROUNDS: Final = 6
+WITHDRAWN_LIVES_S: Final = 5.0  # what replaces a withdrawn record, and is not worth mending
 
 Ask = Callable[[int, Message, Sequence[type[Message]], Callable[[Message | None], None]], None]
 
@@ -141,7 +142,8 @@ class Lookup:
         return record if record.name == self._name else None
 
     def _mend(self) -> None:
+        worth_it = self._clock() + WITHDRAWN_LIVES_S  # what is withdrawn must not be spread, only to expire on the way
         for point, held in self._held.items():
             for owner, record in self._newest.items():
-                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS:
+                if held.get(owner, -1) < record.sequence and len(held) < MAX_RECORDS and record.expires_at > worth_it:
                     self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)

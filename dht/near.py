@@ -19,13 +19,11 @@ from functools import partial
 from hashlib import blake2b
 
 from dht.contact import Contact
+from dht.edge import Edge, Edges, Links
 from dht.host import Host, Timer
 from dht.joining import Ask, Join
-from dht.linking import Linker
 from dht.messages import FindFor, Found, Message, Neighbors, NeighborsRequest, Suspect, Unchanged
-from dht.peer import Peer
 from dht.ring import NearLists
-from dht.sessions import Sessions
 
 ALIVE_S = 2.0  # who was heard this recently is surely there
 STABILIZE_S = 30.0  # changes are told at once; this finds what was lost on the way
@@ -56,17 +54,22 @@ class Near:
         self,
         host: Host,
         me: int,
-        sessions: Sessions,
-        linker: Linker,
+        edges: Edges,
+        links: Links,
         ask: Ask,
-        tell: Callable[[Peer, Message], bool],
+        tell: Callable[[Edge, Message], bool],
         own_contact: Callable[[], Contact],
         counters: Counter[str],
     ) -> None:
-        self._host, self._me, self._sessions, self._linker = host, me, sessions, linker
+        self._host, self._me, self._edges, self._links = host, me, edges, links
         self._ask, self._tell, self._own_contact, self._counters = ask, tell, own_contact, counters
         self.lists = NearLists(me)
         self.place = Place.OUTSIDE
+        self.running = False
+        # `eager_s`: if given, so long after a change the first time, then longer and longer up to `stabilize_s`.
+        self.stabilize_s, self.look_around_s = STABILIZE_S, LOOK_AROUND_S
+        self.eager_s: float | None = None
+        self._pause_s = 0.0
         self.changed: Callable[[], None] = lambda: None
         self.became: Callable[[Place], None] = lambda place: None
         self._contacts: dict[int, Contact] = {}  # of entries that have no edge (yet)
@@ -80,14 +83,16 @@ class Near:
 
     def start(self, *, alone: bool) -> None:
         """Begin outside the ring, or (`alone`) as the first member of a new one."""
-        self._later("stabilize", STABILIZE_S * self._host.rng.random(), self._stabilize)
-        self._later("look", LOOK_AROUND_S * self._host.rng.uniform(0.5, 1.0), self._look_around)
+        self.running = True
+        self._later("stabilize", self.stabilize_s * self._host.rng.random(), self._stabilize)
+        self._later("look", self.look_around_s * self._host.rng.uniform(0.5, 1.0), self._look_around)
         if alone:
             self._become(Place.MEMBER)
         else:
             self._later("alone", ALONE_AFTER_S, self._settle_alone)
 
     def stop(self) -> None:
+        self.running = False
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -116,9 +121,9 @@ class Near:
 
     # What happens to the node
 
-    def edge_up(self, peer: Peer) -> None:
+    def edge_up(self, peer: Edge) -> None:
         """A new edge, or a peer that joined or restarted behind an old one."""
-        self._linker.forgive(peer.contact())
+        self._links.forgive(peer.contact())
         if self.joined and not peer.told_joined:
             self._tell_of_us(peer)  # we joined between the handshake and now
         if not peer.joined:
@@ -138,19 +143,19 @@ class Near:
                 self._consider(peer)
                 self._look_if_foreign(peer)
 
-    def edge_down(self, peer: Peer, *, dead: bool) -> None:
+    def edge_down(self, peer: Edge, *, dead: bool) -> None:
         """An edge is gone. A `dead` node is left alone for a while, and the neighbours are told."""
         if dead:
-            self._linker.shun(peer.contact())
+            self._links.shun(peer.contact())
         if dead and peer.id in self.lists:
             for neighbor in self._near_edges():
                 if neighbor is not peer:
                     self._tell(neighbor, Suspect(peer.id))
         self._drop(peer.id)
-        if self.place is not Place.OUTSIDE and not any(other.joined for other in self._sessions.edges()):
+        if self.place is not Place.OUTSIDE and not any(other.joined for other in self._edges.edges()):
             self._orphaned()
 
-    def standing(self, peer: Peer, joined: bool) -> None:
+    def standing(self, peer: Edge, joined: bool) -> None:
         """A ping or its answer said whether the peer is a member: ask for more when that is news."""
         if joined and not peer.joined and peer.path is not None:
             self._ask_neighbors(peer)
@@ -158,7 +163,7 @@ class Near:
             peer.joined = False
             self._drop(peer.id)
 
-    def restarted(self, peer: Peer) -> None:
+    def restarted(self, peer: Edge) -> None:
         """A peer's process began anew: it is no member until it says so."""
         self._drop(peer.id)
 
@@ -167,7 +172,7 @@ class Near:
         if self.joined:
             self._tell_change()
 
-    def told(self, peer: Peer, message: Neighbors) -> None:
+    def told(self, peer: Edge, message: Neighbors) -> None:
         """A neighbour told of its lists, asked or not."""
         came_in = message.joined and not peer.joined
         peer.joined = message.joined
@@ -201,12 +206,12 @@ class Near:
         if changed:
             self._tell_change()
 
-    def _look_if_foreign(self, peer: Peer) -> None:
+    def _look_if_foreign(self, peer: Edge) -> None:
         """In a ring small enough to be known whole, a member who isn't in the lists belongs to another ring."""
         if len(self.lists.members()) < 2 * self.lists.length and peer.id not in self.lists:
             self.look_through(peer)
 
-    def look_through(self, peer: Peer) -> None:
+    def look_through(self, peer: Edge) -> None:
         """Ask a member who is near our id, as it sees the ring: finds what a split or a merge hid from us."""
         if not self.joined:
             return
@@ -227,13 +232,15 @@ class Near:
 
     # Joining
 
-    def _join_through(self, peer: Peer) -> None:
+    def _join_through(self, peer: Edge) -> None:
+        if not self.running:
+            return
         self._become(Place.JOINING)
         self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
-        self._join = Join(self._me, self._linker, self._ask, self._enter, self._join_failed)
+        self._join = Join(self._me, self._links, self._ask, self._enter, self._join_failed)
         self._join.begin(peer)
 
-    def _enter(self, successor: Peer, its: Neighbors) -> None:
+    def _enter(self, successor: Edge, its: Neighbors) -> None:
         successors = [successor.id, *self._usable(its.successors)]
         # Our own id may stand there still, from before a restart; unlike behind a successor, nothing ends with it.
         before_us = [contact for contact in its.predecessors if contact.id != self._me]
@@ -243,9 +250,9 @@ class Near:
         self._become(Place.MEMBER)
         for contact in (*its.predecessors, *its.successors):
             if contact.id in self.lists:
-                self._linker.link(contact)
+                self._links.link(contact)
         self._tell_change()
-        for peer in list(self._sessions.edges()):
+        for peer in list(self._edges.edges()):
             if peer.up:
                 self._tell_of_us(peer)
                 if peer.joined:
@@ -259,7 +266,7 @@ class Near:
     def _retry(self) -> None:
         if self.place is not Place.OUTSIDE:
             return
-        members = [peer for peer in self._sessions.edges() if peer.joined and peer.up]
+        members = [peer for peer in self._edges.edges() if peer.joined and peer.up]
         if members:
             self._join_through(self._host.rng.choice(members))
 
@@ -267,14 +274,14 @@ class Near:
         """Nobody to join: a ring of one, which others can join and which merges with any ring it meets."""
         if self.joined:
             return
-        if any(peer.joined and peer.up for peer in self._sessions.edges()):
+        if any(peer.joined and peer.up for peer in self._edges.edges()):
             self._become(Place.OUTSIDE)
             self._retry()
             self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
             return
         self.lists.join((), ())
         self._become(Place.MEMBER)
-        for peer in list(self._sessions.edges()):
+        for peer in list(self._edges.edges()):
             if peer.up:
                 self._tell_of_us(peer)
 
@@ -286,18 +293,22 @@ class Near:
     # Stabilizing
 
     def _stabilize(self) -> None:
-        self._later("stabilize", STABILIZE_S * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+        self._stabilize_later(self.stabilize_s if self.eager_s is None else max(2 * self._pause_s, self.eager_s))
         if not self.joined:
             self._retry()
             return
         adjacent = [peer for peer in map(self._edge, self.lists.adjacent()) if peer is not None]
         if self.lists.alone:
-            adjacent = [peer for peer in self._sessions.edges() if peer.joined and peer.up][:1]
+            adjacent = [peer for peer in self._edges.edges() if peer.joined and peer.up][:1]
         for peer in adjacent:
             self._ask_neighbors(peer)
         self._link_missing()
 
-    def _ask_neighbors(self, peer: Peer) -> None:
+    def _stabilize_later(self, pause_s: float) -> None:
+        self._pause_s = min(pause_s, self.stabilize_s)
+        self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+
+    def _ask_neighbors(self, peer: Edge) -> None:
         last = self._heard.get(peer.id)
 
         def heard(answer: Message | None) -> None:
@@ -309,12 +320,12 @@ class Near:
         self._ask(peer, NeighborsRequest(b"" if last is None else digest(last)), (Neighbors, Unchanged), heard)
 
     def _look_around(self) -> None:
-        self._later("look", LOOK_AROUND_S * self._host.rng.uniform(0.8, 1.2), self._look_around)
-        far = [peer for peer in self._sessions.edges() if peer.joined and peer.up and peer.id not in self.lists]
+        self._later("look", self.look_around_s * self._host.rng.uniform(0.8, 1.2), self._look_around)
+        far = [peer for peer in self._edges.edges() if peer.joined and peer.up and peer.id not in self.lists]
         if far and self.joined:
             self.look_through(self._host.rng.choice(far))
 
-    def _consider(self, peer: Peer) -> None:
+    def _consider(self, peer: Edge) -> None:
         """Take a live member with an edge into the lists if it belongs there."""
         first = self.lists.adjacent()
         if self.lists.insert(peer.id):
@@ -323,7 +334,7 @@ class Near:
                 self._ask_neighbors(peer)
             self._tell_of_us(peer)
 
-    def _tell_of_us(self, peer: Peer) -> None:
+    def _tell_of_us(self, peer: Edge) -> None:
         peer.told_joined = self.joined
         self._tell(peer, self.neighbors())
 
@@ -336,10 +347,10 @@ class Near:
             if peer is not None:
                 if peer.joined and self.lists.takes(peer.id):
                     self._consider(peer)
-            elif (contact.id in self.lists or self.lists.takes(contact.id)) and not self._linker.shunned(contact):
-                self._linker.link(contact, partial(self._linked, contact.id))
+            elif (contact.id in self.lists or self.lists.takes(contact.id)) and not self._links.shunned(contact):
+                self._links.link(contact, partial(self._linked, contact.id))
 
-    def _linked(self, node_id: int, peer: Peer | None) -> None:
+    def _linked(self, node_id: int, peer: Edge | None) -> None:
         if peer is None and self._drop(node_id):
             self._tell_change()
 
@@ -348,11 +359,11 @@ class Near:
             contact = self._contacts.get(node_id)
             if self._edge(node_id) is not None:
                 continue
-            if contact is None or self._linker.shunned(contact):
+            if contact is None or self._links.shunned(contact):
                 if self._drop(node_id):
                     self._tell_change()
             else:
-                self._linker.link(contact, partial(self._linked, node_id))
+                self._links.link(contact, partial(self._linked, node_id))
 
     def _drop(self, node_id: int) -> bool:
         first = self.lists.adjacent()
@@ -372,13 +383,15 @@ class Near:
     def _lost_a_side(self) -> None:
         """All successors (or predecessors) died at once: find the way round through anybody else."""
         self._counters["near_list_lost"] += 1
-        members = [peer for peer in self._sessions.edges() if peer.joined and peer.up]
+        members = [peer for peer in self._edges.edges() if peer.joined and peer.up]
         if members:
             self._become(Place.OUTSIDE)
             self._join_through(self._host.rng.choice(members))
 
     def _tell_change(self) -> None:
         self.changed()
+        if self.eager_s is not None and self.running:
+            self._stabilize_later(self.eager_s)
         if "push" not in self._timers:
             self._later("push", PUSH_AFTER_S, self._push)
 
@@ -388,7 +401,7 @@ class Near:
             return
         # Who did not belong between any two entries when its edge came up may do so now; but not who may be dead.
         since = self._host.now() - ALIVE_S
-        for edge in list(self._sessions.edges()):
+        for edge in list(self._edges.edges()):
             if edge.joined and edge.path_heard_at > since and not edge.suspect and self.lists.takes(edge.id):
                 self._consider(edge)
         message = self.neighbors()
@@ -414,22 +427,23 @@ class Near:
             timer.cancel()
         self._timers[name] = self._host.call_later(delay_s, callback)
 
-    def _edge(self, node_id: int) -> Peer | None:
-        peer = self._sessions.peers.get(node_id)
+    def _edge(self, node_id: int) -> Edge | None:
+        peer = self._edges.peers.get(node_id)
         return peer if peer is not None and peer.path is not None and peer.up else None
 
-    def _near_edges(self) -> list[Peer]:
+    def _near_edges(self) -> list[Edge]:
         edges = (self._edge(node_id) for node_id in self.lists.members())
         return [peer for peer in edges if peer is not None]
 
     def _known(self, ids: Iterable[int]) -> list[Contact]:
         known = []
         for node_id in ids:
-            peer = self._edge(node_id)
-            contact = peer.contact() if peer is not None else None
-            if contact is None or not contact.endpoints:  # by a tunnel, and it has not told us where it is
+            edge = self._edge(node_id)
+            contact = edge.contact() if edge is not None else None
+            # Behind a tunnel, an edge that has not told us where it is names no way.
+            if contact is None or not self._links.names_a_way(contact):
                 contact = self._contacts.get(node_id)
-            if contact is not None and contact.endpoints:
+            if contact is not None and self._links.names_a_way(contact):
                 known.append(contact)
         return known
 
@@ -445,6 +459,6 @@ class Near:
         for contact in contacts:
             if contact.id == self._me:
                 break
-            if not self._linker.shunned(contact):
+            if not self._links.shunned(contact):
                 ids.append(contact.id)
         return ids

@@ -11,16 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dht.aggregate import Aggregates
+from dht.broadcast import Broadcast
 from dht.certificate import Member
 from dht.contact import Contact
+from dht.crawl import Crawls, Sight
 from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.features import Feature
+from dht.groups.table import Groups
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import short
 from dht.messages import FIRST_APPLICATION_CODE, Find, Kind, Leave, Message, pack_control
+from dht.notices import Notices
 from dht.packing import MAX_BYTES
 from dht.parts import Parts
 from dht.path import endpoint_of, hops_of, kind_of, relay_of
@@ -37,10 +42,12 @@ from dht.views import NodeState, PeerView, PingResult, RingView
 __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResult", "PutResult", "RingView"]
 
 RECORD_LIFETIME_S = 7200.0
+MAIN_RING = "the main ring"  # as notices name it; groups have names without blanks
 # What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
 _ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
 ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
 _PACKET = bytes((Inner.PACKET,))
+_SEGMENTS_FEATURE = int(Feature.SEGMENTS)
 
 M = TypeVar("M", bound=Message)
 
@@ -48,11 +55,13 @@ M = TypeVar("M", bound=Message)
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """What may differ between nodes. `aes`: AES-GCM is done in hardware here. `underlay_mtu`: the longest IP packet, in
-    bytes, that this node's links carry; what paths carry is found out, up to that."""
+    bytes, that this node's links carry; what paths carry is found out, up to that. `version`: of the program, for
+    whoever looks at the ring."""
 
     aes: bool = False
     underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     record_lifetime_s: float = RECORD_LIFETIME_S
+    version: str = ""
 
 
 class Node:
@@ -72,7 +81,38 @@ class Node:
         self._parts.handshakes.has_aes = config.aes
         self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
         self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
+        self.groups = Groups(
+            host,
+            identity,
+            storage,
+            self._parts.replicas,
+            lambda contact, done: self.open_session(contact.id, done, contact),
+            lambda contact, done: self._parts.linker.link(contact, done, direct_only=True),
+            self._parts.reach.contact,
+            lambda: self._upkeep.edge_interval_s,
+            self.counters,
+        )
+        overlay, self._version = self._parts.overlay, config.version
+        self.notices = Notices(
+            host, identity, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
+        )
+        self.crawls = Crawls(host, self.id, overlay.aggregates, overlay.exchange, self._sight)
+        self._parts.demux.group = self.groups.receive
+        self._upkeep.group_silent_s = self.groups.silent_s
+        self._upkeep.group_adjacent = self.groups.adjacent
+        self._upkeep.gone = lambda peer, dead: self.groups.gone(peer.id, dead=dead)
+        self._upkeep.joined = self.groups.main_ring_joined
         self._parts.reach.publish = lambda value: self.put(node_name(self.id), value, config.record_lifetime_s)
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Frames for every member of the ring."""
+        return self._parts.overlay.broadcast
+
+    @property
+    def aggregates(self) -> Aggregates:
+        """Questions for every member of the ring."""
+        return self._parts.overlay.aggregates
 
     @property
     def parts(self) -> Parts:
@@ -114,6 +154,7 @@ class Node:
         self._host.on_receive(self._parts.demux.receive)
         self._host.on_receive_batch(self._parts.demux.receive_batch)
         self._host.on_addresses_changed(self._upkeep.addresses_changed)
+        self.groups.start()
         self._parts.start(bootstraps)
         self._upkeep.start()
 
@@ -125,6 +166,7 @@ class Node:
         for peer in list(self._parts.sessions.peers.values()):
             if peer.up:
                 self._parts.exchange.tell(peer, Leave())
+        self.groups.stop()
         self._parts.stop()
         self._upkeep.stop()
         self._host.on_receive(lambda datagram, source: None)
@@ -218,7 +260,7 @@ class Node:
         """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
         whole packets only."""
         peer = self._parts.sessions.peers.get(peer_id)
-        if peer is not None and not peer.features & Feature.SEGMENTS:
+        if peer is not None and not peer.features & _SEGMENTS_FEATURE:
             return 0
         sessions = self._parts.sessions
         if peer is None or peer.path is None:
@@ -229,6 +271,12 @@ class Node:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
         by `on_packet` instead. The last call wins."""
         self._parts.demux.traffic = callback
+
+    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None:
+        """Give segments that came together, all of `size` bytes but for the last, which may be shorter, to
+        `callback(member, run, size)`, one behind the other in memory that is good until it returns. Without it they
+        come by `on_traffic`. The last call wins."""
+        self._parts.demux.run = callback
 
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None:
         """Give every IP packet that a peer sent us to `callback(member, packet)`. The last call wins."""
@@ -317,6 +365,19 @@ class Node:
         lists = self._parts.near.lists
         return RingView(
             tuple(lists.successors), tuple(lists.predecessors), tuple(self._parts.fingers.ids()), lists.size_estimate()
+        )
+
+    def _sight(self) -> Sight:
+        ring = self.ring_view()
+        return Sight(
+            self.id,
+            self.identity.member.name,
+            self._version,
+            self._parts.pings.whereabouts(),
+            ring.successors,
+            ring.predecessors,
+            ring.fingers,
+            len(self._parts.overlay.edges()),
         )
 
     def _described(self, peer_id: int, result: GetResult, done: Callable[[Peer | None], None]) -> None:

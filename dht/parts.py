@@ -14,16 +14,14 @@ from dht.contact import Contact
 from dht.counters import Counters
 from dht.delegation import Delegation
 from dht.demux import Demux
-from dht.exchange import Exchange
-from dht.fingers import Fingers
 from dht.handshakes import Handshakes
 from dht.host import Endpoint, Host
 from dht.identity import Identity
 from dht.ids import distance
 from dht.linking import Linker
 from dht.liveness import Liveness
-from dht.messages import Find, Found, Message
-from dht.near import Near
+from dht.messages import Find, Message
+from dht.overlay import Overlay
 from dht.peer import Peer
 from dht.pings import Pings
 from dht.reach import Reach
@@ -45,18 +43,22 @@ class Parts:
         self.sessions = Sessions(host, self.demux.carry, self.demux.deliver, counters)
         self.sessions.carry_batch = self.demux.carry_batch
         self.sessions.carry_whole = self.demux.carry_whole
+        self.sessions.way = self.demux.way
         self.reach = Reach(host, identity, self.sessions)
         self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry_first, counters)
-        self.router = Router(me, self.sessions, self.demux.arrived, counters)
+        contact = self.reach.contact
+
+        def link_by(router: Router) -> Linker:
+            self.linker = Linker(host, me, self.sessions, self.handshakes, router, contact, counters)
+            return self.linker
+
+        self.overlay = Overlay(host, me, self.sessions, self.demux.arrived, link_by, contact, counters)
+        self.router, self.exchange = self.overlay.router, self.overlay.exchange
+        self.near, self.fingers = self.overlay.near, self.overlay.fingers
         self.router.arrived_batch = self.demux.arrived_batch
-        self.exchange = Exchange(host, self.sessions, self.router, counters)
         self.checks = Checks(host, self.sessions, counters)
         self.relay = Relay(host, self.sessions, self.exchange, counters)
         self.tunnels = Tunnels(host, me, self.sessions, self.exchange, counters)
-        contact = self.reach.contact
-        self.linker = Linker(host, me, self.sessions, self.handshakes, self.router, contact, counters)
-        self.near = Near(host, me, self.sessions, self.linker, self.exchange.ask, self.exchange.tell, contact, counters)
-        self.fingers = Fingers(host, me, self.sessions, self.linker, self.near.lists, self.find)
         self.delegation = Delegation(host, self.sessions, self.exchange, counters)
         self.replicas = Replicas(
             host,
@@ -86,6 +88,7 @@ class Parts:
     def _connect(self) -> None:
         demux, near = self.demux, self.near
         demux.sessions, demux.handshakes, demux.router = self.sessions, self.handshakes, self.router
+        demux.broadcast = self.overlay.broadcast.receive
         demux.exchange, demux.acquaintances = self.exchange, self.acquaintances
         demux.checks, demux.relay, demux.tunnels = self.checks, self.relay, self.tunnels
         self.linker.tunnels, self.linker.relays = self.tunnels, self.relays
@@ -94,7 +97,6 @@ class Parts:
         self.handshakes.joined = lambda: near.joined
         self.handshakes.ping = self.liveness.probe
         self.handshakes.observed = self.reach.observed
-        self.router.joined = lambda: near.joined
         self.pings.standing = near.standing
         near.changed = self.replicas.neighbors_changed
 
@@ -108,13 +110,11 @@ class Parts:
 
     def stop(self) -> None:
         """Cancel every timer and save whom we know. Nothing is sent."""
-        for part in (self.acquaintances, self.near, self.fingers, self.liveness, self.replicas, self.handshakes):
+        for part in (self.acquaintances, self.overlay, self.liveness, self.replicas, self.handshakes):
             part.stop()
         self.relay.stop()
         self.tunnels.stop()
         self.checks.stop()
-        self.exchange.stop()
-        self.linker.stop()
         self.reach.stop()
 
     def relays(self, contact: Contact) -> list[Peer]:
@@ -133,7 +133,7 @@ class Parts:
 
     def find(self, message: Find, done: Callable[[Message | None], None]) -> None:
         """Route a Find; `done` gets Found or None."""
-        self.exchange.ask_nearest(message.target, message, (Found,), done)
+        self.overlay.find(message, done)
 
     def _ask_neighbor(
         self,

@@ -1,17 +1,19 @@
 """What a node keeps of one other node that it has, or had, a session with.
 
-Plain state: no timers and no I/O. `path` is the one in use, proven both ways: direct, or through a relay. A peer that
-has one is an *edge* of this node. A peer without one is reached over the overlay.
+Plain state, without timers; what is sent to it, `Sessions` seals and carries. `path` is the one in use, proven both
+ways: direct, or through a relay. A peer that has one is an *edge* of this node. A peer without one is reached over the
+overlay.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
 from dht.coordinate import Coordinate
-from dht.envelope import Envelope
+from dht.features import Feature
 from dht.fragments import Reassembly
 from dht.host import Endpoint
 from dht.path import Path, endpoint_of, kind_of
@@ -31,10 +33,21 @@ class Reborn(NamedTuple):
     datagram_bytes: int = 0
 
 
+class Carrier(Protocol):
+    """Seals what is for a peer and sends it on its way: `dht.sessions.Sessions`."""
+
+    def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool: ...
+
+    def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool: ...
+
+    def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool: ...
+
+
 class Peer:
-    """One other node: who it is, its session, its path, and when it was last heard."""
+    """One other node: who it is, its session, its path, and when it was last heard. An `Edge` of the main ring."""
 
     __slots__ = (
+        "_carrier",
         "_contact",
         "calm_until",
         "clock_offset_s",
@@ -47,7 +60,6 @@ class Peer:
         "heard_at",
         "hops",
         "id",
-        "in_doubt",
         "indices",
         "instance",
         "joined",
@@ -74,7 +86,8 @@ class Peer:
         "whereabouts_told_at",
     )
 
-    def __init__(self, member: Member, static: bytes, now: float) -> None:
+    def __init__(self, member: Member, static: bytes, now: float, carrier: Carrier) -> None:
+        self._carrier = carrier
         self.id = member.id
         self.member = member
         self.static = static
@@ -104,7 +117,6 @@ class Peer:
         self.probes = 0  # pings sent since then; none while nothing is unanswered
         self.calm_until = 0.0  # nothing to do before that, unless something is unanswered: dht.liveness
         self.ping_at = 0.0  # when the last of them was sent
-        self.in_doubt: list[Envelope] = []  # routed questions and answers given to it since then: dht.router
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None
         self.hops = 1
@@ -117,6 +129,16 @@ class Peer:
     def endpoint(self) -> Endpoint | None:
         """Where the peer is, when the path in use is direct."""
         return endpoint_of(self.path)
+
+    @property
+    def direct(self) -> bool:
+        """Whether the path in use is direct."""
+        return isinstance(self.path, Endpoint)
+
+    @property
+    def in_trees(self) -> bool:
+        """Whether the peer takes part in broadcasts and aggregates."""
+        return bool(self.features & Feature.TREES)
 
     def is_at(self, endpoint: Endpoint) -> bool:
         """Whether the peer is known to send from there: by the path in use, or by another one lately proven."""
@@ -141,6 +163,18 @@ class Peer:
             known = self._contact = self.path, self.declared, contact
         return known[2]
 
+    def send(self, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
+        """As `Sessions.send`."""
+        return self._carrier.send(self, plaintext, expects_answer=expects_answer, traffic_class=traffic_class)
+
+    def send_all(self, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
+        """As `Sessions.send_all`."""
+        return self._carrier.send_all(self, plaintexts, traffic_class)
+
+    def answer(self, plaintext: bytes, path: Path | None) -> bool:
+        """As `Sessions.answer`."""
+        return self._carrier.answer(self, plaintext, path)
+
     def said(self, features: int, datagram_bytes: int) -> None:
         """What the peer told of itself in a handshake."""
         if (features, datagram_bytes) != (self.features, self.datagram_bytes):
@@ -151,10 +185,14 @@ class Peer:
         """A packet came. Only the path in use is any the better for what came by it."""
         self.heard_at = now
         if path == self.path:
-            self.path_heard_at = now
-            self.unanswered_at = None
-            self.probes = 0
-            self.suspect = False
+            self.heard_in_use(now)
+
+    def heard_in_use(self, now: float) -> None:
+        """A packet came by the path in use."""
+        self.heard_at = self.path_heard_at = now
+        self.unanswered_at = None
+        self.probes = 0
+        self.suspect = False
 
     def take(self, path: Path | None, now: float) -> None:
         """Use another path from now on; what was unanswered on the old one says nothing about it."""

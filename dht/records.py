@@ -4,12 +4,14 @@ On the wire: length of body (2) | body | length of certificate (2) | certificate
 packed map; the signature covers every byte before it as it stands, so no re-encoding of a record passes for it.
 Replicas need not be trusted: they can withhold a record, never alter or invent one. Names `ip:<address>` belong
 to the member whose certificate holds the address, `node:<id>` to the member with that id, `name:<node name>` to the
-member of that name; all others are anybody's. Never stores or sends anything. The idea of signed, numbered records
-is BEP 44's.
+member of that name, `subring:<group>` to the members whose certificates name the group; all others are anybody's,
+among them `subring:~<hash>`, whose owners prove themselves to who can open what they publish. Never stores or sends
+anything. The idea of signed, numbered records is BEP 44's.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -17,6 +19,7 @@ from typing import Final
 
 from dht.certificate import MAX_CERTIFICATE_BYTES, Member, Network, prove_certificate, read_certificate
 from dht.errors import BadDatagram
+from dht.grants import GROUP_NAME
 from dht.identity import Identity, check_signature
 from dht.ids import RING, key_of
 from dht.packing import Fields, pack
@@ -33,6 +36,8 @@ _PURPOSE = "record"
 _SIGNATURE_BYTES = 64
 # Every replica of one lookup sends the same bytes; each is proven once. At most 2 MiB of raw records.
 _PROVEN_RECORDS = 1024
+
+_HIDDEN_GROUP = re.compile("~[0-9a-f]{40}")
 
 _NAME, _SEQUENCE, _EXPIRES_AT, _EXCLUSIVE, _VALUE = range(5)
 
@@ -55,6 +60,12 @@ def node_name(node_id: int) -> str:
 def host_name(name: str) -> str:
     """The name under which the node called `name` in its certificate publishes itself."""
     return f"name:{name}"
+
+
+def group_entry_name(group: str | None, digest: bytes = b"") -> str:
+    """The name under which a group's members publish themselves; `digest` stands for a group that strangers are not to
+    know by name."""
+    return f"subring:~{digest.hex()}" if group is None else f"subring:{group}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +157,10 @@ def _check_name(name: str, owner: Member) -> None:
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': it is another node, or not an id")
     if name.startswith("name:") and name != host_name(owner.name):
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': its certificate says another name")
+    if name.startswith("subring:"):
+        group = name.removeprefix("subring:")
+        if not _HIDDEN_GROUP.fullmatch(group) and (not GROUP_NAME.fullmatch(group) or owner.granted(group) is None):
+            raise BadDatagram(f"'{owner.name}' may not publish '{name}': its certificate names no such group")
     if name.startswith("ip:"):
         try:
             address = ip_address(name.removeprefix("ip:"))

@@ -6,6 +6,7 @@ Source: RFC 6479, and the semantics of WireGuard's own window (wireguard-go, rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 BITMAP_BITS: Final = 8192
@@ -44,6 +45,17 @@ class ReplayWindow:
             return False
         self._last += count
         return True
+
+    def accept_rising(self, counters: Sequence[int]) -> bool:
+        """Whether `counters`, each greater than the one before, follow upon all others, with or without gaps. Saying
+        yes marks them as used; after a no, ask for each."""
+        first, last = counters[0], counters[-1]
+        if first <= self._last or last >= REJECT_AT:
+            return False
+        if first == self._last + 1 and last - first == len(counters) - 1:
+            self._last = last
+            return True
+        return all([self.accept(counter) for counter in counters])
 
     def _accept_out_of_order(self, counter: int) -> bool:
         if counter >= REJECT_AT or self._last - counter > WINDOW:

@@ -19,7 +19,7 @@ from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.identity import Identity
 from dht.ids import nearest
-from dht.lookup import MAJORITY, Ask, GetResult, Lookup
+from dht.lookup import MAJORITY, WITHDRAWN_LIVES_S, Ask, GetResult, Lookup
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
 from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
@@ -30,8 +30,7 @@ __all__ = ["MAJORITY", "GetResult", "PutResult", "Replicas"]
 KEEPERS = 2  # a point's nearest node and the one that would be nearest without it
 HAND_OVER_AFTER_S = 0.5
 RETRY_S = 5.0
-WITHDRAWN_LIVES_S = 5.0
-MAX_PUBLICATIONS = 64
+MAX_PUBLICATIONS = 192  # of its own, and one a group
 MAX_RAISES = 3
 BELIEVED_AHEAD_S = 7 * 86400.0  # how far ahead of now an earlier life of ours may have published
 
@@ -127,6 +126,12 @@ class Replicas:
         record = self._sign(publication)
         for point in replica_points(record.key):
             self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)
+
+    def lapse(self, name: str) -> None:
+        """Stop renewing `name`: what is out there stays until it expires."""
+        publication = self._publications.pop(name, None)
+        if publication is not None:
+            self._stop(publication)
 
     def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False, robust: bool = False) -> None:
         """Look `name` up at all replica points. `done` is called once: with what a majority says, or (`first`) as

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from dht.edge import Edge, Edges
 from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
 from dht.ids import HALF, RING, closer, distance
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
-from dht.peer import Peer
-from dht.sessions import Sessions
 
-MAX_IN_DOUBT = 16  # control messages a peer
+MAX_IN_DOUBT = 16  # control messages an edge
+MAX_EDGES_IN_DOUBT = 4096
 
 _ROUTED = bytes((Inner.ROUTED,))
 _MODES = tuple(Mode)
@@ -28,24 +28,23 @@ _MODES = tuple(Mode)
 class Router:
     """Passes envelopes on; `arrived(envelope, hops)` takes those that end here."""
 
-    def __init__(
-        self, me: int, sessions: Sessions, arrived: Callable[[Envelope, int], None], counters: Counter[str]
-    ) -> None:
+    def __init__(self, me: int, edges: Edges, arrived: Callable[[Envelope, int], None], counters: Counter[str]) -> None:
         self._me = me
-        self._sessions = sessions
+        self._edges = edges
         self._arrived = arrived
         self._counters = counters
+        self._in_doubt: dict[int, tuple[float, list[Envelope]]] = {}  # by edge: when it was last heard, given since
         self.joined: Callable[[], bool] = lambda: False
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
 
-    def next_hop(self, target: int, mode: Mode) -> Peer | None:
+    def next_hop(self, target: int, mode: Mode) -> Edge | None:
         """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
-        best: Peer | None = None
-        doubtful: Peer | None = None
+        best: Edge | None = None
+        doubtful: Edge | None = None
         # A node that has not joined owns no part of the ring: it is never the nearest.
         best_distance = distance(self._me, target) if self.joined() else RING
         best_id = self._me
-        for peer in self._sessions.peers.values():
+        for peer in self._edges.peers.values():
             if peer.path is None or not peer.up:
                 continue
             peer_id = peer.id
@@ -72,9 +71,11 @@ class Router:
             # record, say. The question stays without an answer, as it would elsewhere.
             self._counters["own_envelope_refused"] += 1
 
-    def go_around(self, peer: Peer) -> None:
-        """`peer` is suspect: what it was given since it was last heard goes another way."""
-        again, peer.in_doubt = peer.in_doubt, []
+    def go_around(self, edge: Edge) -> None:
+        """`edge` is suspect: what it was given since it was last heard goes another way."""
+        heard_at, again = self._in_doubt.pop(edge.id, (0.0, []))
+        if heard_at != edge.path_heard_at:
+            return
         for envelope in again:
             self._counters["envelope_sent_around"] += 1
             try:
@@ -122,7 +123,7 @@ class Router:
         if envelope.source != self._me:
             self._counters["envelopes_relayed"] += len(payloads)
         header = _ROUTED + envelope._replace(hop_limit=envelope.hop_limit - 1, payload=b"").pack()
-        self._sessions.send_all(hop, [header + payload for payload in payloads], traffic_class)
+        hop.send_all([header + payload for payload in payloads], traffic_class)
 
     def _arrived_each(self, envelope: Envelope, payloads: Sequence[bytes], hops: int) -> None:
         for payload in payloads:
@@ -154,11 +155,14 @@ class Router:
         if envelope.content == Content.CONTROL:
             self._remember(hop, envelope)
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
-        self._sessions.send(hop, _ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
+        hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
 
-    @staticmethod
-    def _remember(hop: Peer, envelope: Envelope) -> None:
-        if hop.unanswered_at is None:
-            hop.in_doubt = []  # it was heard since
-        if len(hop.in_doubt) < MAX_IN_DOUBT and envelope not in hop.in_doubt:
-            hop.in_doubt.append(envelope)
+    def _remember(self, hop: Edge, envelope: Envelope) -> None:
+        heard_at, kept = self._in_doubt.get(hop.id, (0.0, []))
+        if heard_at != hop.path_heard_at:
+            kept = []  # it was heard since
+            if len(self._in_doubt) >= MAX_EDGES_IN_DOUBT:
+                self._in_doubt.clear()
+            self._in_doubt[hop.id] = hop.path_heard_at, kept
+        if len(kept) < MAX_IN_DOUBT and envelope not in kept:
+            kept.append(envelope)

@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidTag
 from dht.certificate import Member
 from dht.errors import BadDatagram, StaleDatagram
 from dht.replay import REJECT_AT, ReplayWindow
+from dht.runs import Into, open_run, seal_run
 from dht.suite import NOISE, Aead
 
 TRANSPORT: Final = 0x14
@@ -57,11 +58,14 @@ class Keypair:
 
     __slots__ = (
         "_decrypt",
+        "_decrypt_into",
         "_encrypt",
+        "_encrypt_into",
         "_head",
         "_limit",
         "_peer_head",
         "_window",
+        "_worn_at",
         "aes",
         "born_at",
         "initiator",
@@ -82,13 +86,17 @@ class Keypair:
         initiator: bool,
         aead: Callable[[bytes, bool], Aead] = NOISE.aead,
     ) -> None:
-        self._encrypt = aead(send_key, aes).encrypt
-        self._decrypt = aead(receive_key, aes).decrypt
+        sealing, opening = aead(send_key, aes), aead(receive_key, aes)
+        self._encrypt, self._decrypt = sealing.encrypt, opening.decrypt
+        # Older versions of the library can't write to memory of ours: there are no runs then.
+        self._encrypt_into: Into | None = getattr(sealing, "encrypt_into", None)
+        self._decrypt_into: Into | None = getattr(opening, "decrypt_into", None)
         self.aes = aes
         self.local_index, self.remote_index = local_index, remote_index
         self.born_at, self.reject_at = born_at, born_at + REJECT_AFTER_S
         self.initiator = initiator
         self.sent = 0
+        self._worn_at = AES_REKEY_AFTER_MESSAGES if aes else REKEY_AFTER_MESSAGES
         self._limit = AES_REJECT_AFTER_MESSAGES if aes else REJECT_AT
         self._head = transport_head(remote_index)
         self._peer_head = transport_head(local_index)
@@ -97,7 +105,7 @@ class Keypair:
     @property
     def worn(self) -> bool:
         """Whether so much was sealed that new keys are due."""
-        return self.sent >= (AES_REKEY_AFTER_MESSAGES if self.aes else REKEY_AFTER_MESSAGES)
+        return self.sent >= self._worn_at
 
     @property
     def spent(self) -> bool:
@@ -132,6 +140,26 @@ class Keypair:
             head + counter.to_bytes(8, "big") + encrypt(_ZEROS + counter.to_bytes(8, "little"), plaintext, None)
             for counter, plaintext in enumerate(plaintexts, first)
         ]
+
+    def seal_run(self, plaintexts: Sequence[bytes], before: bytes) -> memoryview | None:
+        """As `seal_all` for plaintexts that are a run, each datagram behind `before`; None when that can't be done.
+        Good until the next call for any keypair."""
+        first = self.sent
+        after = first + len(plaintexts)
+        if self._encrypt_into is None or after > self._limit:
+            return None
+        self.sent = after
+        return seal_run(self._encrypt_into, self.aes, before + self._head, first, plaintexts)
+
+    def open_run(self, buffer: memoryview, size: int, skip: int = 0) -> tuple[memoryview, int] | None:
+        """The plaintexts of the datagrams in `buffer`, one behind the other, and how long each is, but the last, which
+        may be shorter. Good until the next call for any keypair. None when `open_all` must look at them."""
+        if self._decrypt_into is None:
+            return None
+        opened = open_run(self._decrypt_into, self.aes, self._peer_head, buffer, size, skip)
+        if opened is None or not self._window.accept_rising(opened[2]):
+            return None
+        return opened[0], opened[1]
 
     def open_all(self, buffer: memoryview, size: int, skip: int = 0) -> tuple[list[bytes], list[bytes]]:
         """The plaintexts of the datagrams in `buffer`, each of `size` bytes but the last; and, as they are, those
@@ -234,6 +262,13 @@ class Session:
         if current is None or now >= current.reject_at:
             raise NoKeypair("no fresh keys to seal with")
         return current.seal_all(plaintexts)
+
+    def seal_run(self, plaintexts: Sequence[bytes], before: bytes, now: float) -> memoryview | None:
+        """As `Keypair.seal_run` under the current keys; None also when there are none fit for sending."""
+        current = self._current
+        if current is None or now >= current.reject_at:
+            return None
+        return current.seal_run(plaintexts, before)
 
     def is_current(self, keypair: Keypair, now: float) -> bool:
         """Whether `keypair` seals and opens now, so that opening with it changes nothing here."""

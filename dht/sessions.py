@@ -18,24 +18,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from dht.certificate import Member
 from dht.envelope import Inner
 from dht.errors import BadDatagram, StaleDatagram
 from dht.features import Feature
 from dht.fragments import MAX_MESSAGE_BYTES, cut
-from dht.host import Host
+from dht.host import Endpoint, Host
 from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
-from dht.session import Keypair, NoKeypair
+from dht.runs import is_run, most
+from dht.session import OVERHEAD_BYTES, Keypair, NoKeypair
 from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
 BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
 _INDEX_BYTES = slice(4, 8)
-_CHECK = bytes((Inner.CHECK,))
+_CHECK, _FRAGMENT = bytes((Inner.CHECK,)), bytes((Inner.FRAGMENT,))
 _ECN_MASK = 3  # of a traffic class
+_ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
 _QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
+
+
+class Opened(NamedTuple):
+    """Datagrams that were opened together: as a run of plaintexts of `size` bytes, the last perhaps shorter, which is
+    good only until the next is opened; or each by itself, with those datagrams that must be judged one by one."""
+
+    peer: Peer
+    plaintexts: Sequence[bytes]
+    refused: Sequence[bytes]
+    run: memoryview | None
+    size: int
 
 
 class UnknownSession(StaleDatagram):
@@ -51,6 +65,7 @@ class Sessions:
 
     `carry(datagram, path, peer_id)` moves a datagram: by a path, or over the overlay when it is None;
     `carry_batch(datagrams, path, peer_id, traffic_class)` moves several, or what has a traffic class.
+    `way(path)` says where datagrams go at once, and with what in front; None when they must be carried.
     `deliver(peer, plaintext, path)` takes what was opened. `renew(peer)` begins a handshake.
     """
 
@@ -68,6 +83,7 @@ class Sessions:
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
+        self.way: Callable[[Path | None], tuple[Endpoint, bytes] | None] = lambda path: None
         self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
         self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
         self.renew: Callable[[Peer], None] = lambda peer: None
@@ -101,7 +117,7 @@ class Sessions:
             idle = min(self.peers.values(), key=lambda other: (other.path is not None, other.heard_at))
             self.remove(idle)
             self._counters["peer_table_full"] += 1
-        peer = self.peers[member.id] = Peer(member, static, self._host.now())
+        peer = self.peers[member.id] = Peer(member, static, self._host.now(), self)
         return peer
 
     def install(self, peer: Peer, keypair: Keypair) -> None:
@@ -123,6 +139,12 @@ class Sessions:
         if self.peers.get(peer.id) is peer:
             del self.peers[peer.id]
 
+    def drop(self, node_id: int) -> None:
+        """As `remove`, by node id."""
+        peer = self.peers.get(node_id)
+        if peer is not None:
+            self.remove(peer)
+
     def forget(self, now: float) -> None:
         """Drop keys that are too old to be of use."""
         for peer in self.peers.values():
@@ -142,7 +164,19 @@ class Sessions:
             raise UnknownSession(index)
         peer, keypair = entry
         now = self._host.now()
-        plaintext = peer.session.open(keypair, datagram, now)
+        if path is not None and path == peer.path and peer.up and peer.session.is_current(keypair, now):
+            # Nearly always: nothing changes but what is noted here.
+            plaintext = keypair.open(datagram)
+            if len(plaintext) <= MAX_MESSAGE_BYTES and peer.reborn is None:
+                peer.rx_bytes += len(datagram)
+                peer.came_by(path, now)
+                peer.heard_in_use(now)
+                if peer.session.wants_rekey(now, receiving=True):
+                    self.renew(peer)
+                self.opened(peer, plaintext, path)
+                return
+        else:
+            plaintext = peer.session.open(keypair, datagram, now)
         if len(plaintext) > MAX_MESSAGE_BYTES:
             raise BadDatagram(f"a plaintext of {len(plaintext)} bytes, more than {MAX_MESSAGE_BYTES}")
         peer.rx_bytes += len(datagram)
@@ -190,7 +224,7 @@ class Sessions:
 
     def opened(self, peer: Peer, plaintext: bytes, path: Path | None) -> None:
         """Deliver a plaintext, or keep it until it is whole. Raises BadDatagram."""
-        if plaintext and plaintext[0] == Inner.FRAGMENT:
+        if plaintext[:1] == _FRAGMENT:
             whole = peer.fragments.add(plaintext[1:], self._host.now())
             if whole is None:
                 return
@@ -210,13 +244,10 @@ class Sessions:
         self._drop_stale_indices(peer)
         self.restarted(peer)
 
-    def open_batch(
-        self, buffer: memoryview, size: int, path: Path | None, hops: int, skip: int = 0
-    ) -> tuple[Peer, list[bytes], list[bytes]] | None:
-        """Open transport packets that came together by `path`, or over the overlay: their peer, their plaintexts, and
-        those datagrams that `receive` must judge. None when it must judge them all: only a session in its steady
-        state is served here, so that whatever changes it happens in one place. Each of the `size` bytes begins with
-        `skip` that are not the packet's."""
+    def open_batch(self, buffer: memoryview, size: int, path: Path | None, hops: int, skip: int = 0) -> Opened | None:
+        """Open transport packets that came together by `path`, or over the overlay. None when `receive` must judge
+        them all: only a session in its steady state is served here, so that whatever changes it happens in one place.
+        Each of the `size` bytes begins with `skip` that are not the packet's."""
         entry = self._by_index.get(int.from_bytes(buffer[4 + skip : 8 + skip], "big"))
         if entry is None or size > MAX_MESSAGE_BYTES:
             return None
@@ -230,21 +261,29 @@ class Sessions:
             or not peer.session.is_current(keypair, now)
         ):
             return None
-        plaintexts, refused = keypair.open_all(buffer, size, skip)
-        if plaintexts:
-            if path is not None:
-                peer.came_by(path, now)
-            elif peer.path is None:
-                peer.hops = hops
-            peer.rx_bytes += len(buffer) - sum(map(len, refused))
-            peer.heard(path, now)
-            if peer.session.wants_rekey(now, receiving=True):
-                self.renew(peer)
-        return peer, plaintexts, refused
+        run = keypair.open_run(buffer, size, skip)
+        if run is not None:
+            opened = Opened(peer, (), (), *run)
+        else:
+            plaintexts, refused = keypair.open_all(buffer, size, skip)
+            opened = Opened(peer, plaintexts, refused, None, 0)
+            if not plaintexts:
+                return opened
+        if path is not None:
+            peer.came_by(path, now)
+        elif peer.path is None:
+            peer.hops = hops
+        peer.rx_bytes += len(buffer) - sum(map(len, opened.refused))
+        peer.heard(path, now)
+        if peer.session.wants_rekey(now, receiving=True):
+            self.renew(peer)
+        return opened
 
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
         `traffic_class` is for the outer header."""
+        if len(plaintexts) == 1:
+            return self.send(peer, plaintexts[0], expects_answer=True, traffic_class=traffic_class)
         longest_bytes = max(map(len, plaintexts))
         if longest_bytes > FLOOR_BYTES and peer.path is not None and longest_bytes > self.room_bytes(peer):
             sent = [
@@ -252,6 +291,8 @@ class Sessions:
             ]
             return any(sent)
         now = self._host.now()
+        if is_run(plaintexts) and self._send_run(peer, plaintexts, now, traffic_class):
+            return True
         try:
             datagrams = peer.session.seal_all(plaintexts, now)
         except NoKeypair:
@@ -261,6 +302,27 @@ class Sessions:
             peer.unanswered_at = now
         peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+        return True
+
+    def _send_run(self, peer: Peer, plaintexts: Sequence[bytes], now: float, traffic_class: int) -> bool:
+        """Send plaintexts of one length without a copy; False when that can't be done."""
+        way = self.way(peer.path)
+        if way is None:
+            return False
+        endpoint, before = way
+        size = len(before) + OVERHEAD_BYTES + len(plaintexts[0])
+        outer = _for_peer(peer, traffic_class)
+        step = most(size)
+        for start in range(0, len(plaintexts), step):
+            run = peer.session.seal_run(plaintexts[start : start + step], before, now)
+            if run is None:
+                return start > 0  # The keys are used up between two parts: the rest is lost.
+            peer.tx_bytes += len(run)
+            self._host.send_run(endpoint, run, size, outer)
+        if peer.unanswered_at is None:
+            peer.unanswered_at = now
         if peer.session.wants_rekey(now):
             self.renew(peer)
         return True
@@ -276,7 +338,7 @@ class Sessions:
         if len(plaintext) > FLOOR_BYTES and peer.path is not None and len(plaintext) > self.room_bytes(peer):
             return all(
                 [
-                    self._send_one(peer, bytes((Inner.FRAGMENT,)) + piece, expects_answer, traffic_class)
+                    self._send_one(peer, _FRAGMENT + piece, expects_answer, traffic_class)
                     for piece in cut(plaintext, self._host.rng.getrandbits(32), peer.size.proven_bytes)
                 ]
             )
@@ -352,4 +414,4 @@ class Sessions:
 
 def _for_peer(peer: Peer, traffic_class: int) -> int:
     """RFC 6040, section 4.3: who would not hand a congestion mark on must not be sent what may be marked."""
-    return traffic_class if peer.features & Feature.ECN else traffic_class & ~_ECN_MASK
+    return traffic_class if peer.features & _ECN_FEATURE else traffic_class & ~_ECN_MASK

@@ -18,12 +18,12 @@ from dht.ids import id_bytes, in_open_closed
 from dht.records import CLOCK_TOLERANCE_S, MAX_LIFETIME_S, REPLICAS, Record, replica_points
 
 MAX_RECORDS: Final = 16384
-MAX_OWNER_RECORDS: Final = 64
-MAX_OWNER_BYTES: Final = 64 * 1024
+MAX_OWNER_RECORDS: Final = 192  # what a node publishes at most, as few nodes may share all records
+MAX_OWNER_BYTES: Final = 192 * 1024
 MAX_KEY_OWNERS: Final = 256
-# A node renews its 64 records at most every few minutes; a burst lets it do so in one go, twice.
+# A node renews its 192 records at most every few minutes; a burst lets it do so in one go, twice.
 OWNER_RATE_PER_S: Final = 2.0
-OWNER_BURST: Final = 128
+OWNER_BURST: Final = 384
 SWEEP_INTERVAL_S: Final = 5.0
 DIGEST_BYTES: Final = 16
 

@@ -16,14 +16,20 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from time import CLOCK_BOOTTIME, clock_gettime
 
 from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
+from dht.packet_loop import read_packets
 from dht.timers import UdpTimer, UdpTimers, boottime_s
 from dht.udp_batch import read_notes
 from dht.udp_port import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, Port
 
 DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
+# Where datagrams come one at a time, asking whether there is another costs a tenth of a round trip; so it is asked
+# only now and then, until there was one. Should more be waiting, the loop calls again.
+LOOK_AGAIN = 8
 DATAGRAM_BYTES = 65_535
 SOCKET_BUFFER_BYTES = 4 << 20
 REOPEN_S = 5.0
@@ -76,7 +82,7 @@ class UdpHost:
         return self._listen.port
 
     def now(self) -> float:
-        return self._epoch + boottime_s()
+        return self._epoch + clock_gettime(CLOCK_BOOTTIME)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> UdpTimer:
         return self._timers.call_later(delay_s, callback)
@@ -156,7 +162,7 @@ class UdpHost:
         for each in opened:
             port = Port(self._loop, each, self.counters, self._batching)
             self._ports[each.family] = port
-            self._loop.add_reader(each, self._drain, port)
+            read_packets(self._loop, each.fileno(), partial(self._drain, port))
 
     def _close_ports(self) -> None:
         for port in self._ports.values():
@@ -165,22 +171,27 @@ class UdpHost:
 
     def _drain(self, port: Port) -> None:
         receive_into, buffer = port.socket.recvmsg_into, self._buffer
+        port.wake_ups += 1
         left = DRAIN_DATAGRAMS
         while left > 0:
             left -= 1
             try:
                 length, ancillary, _, source = receive_into((buffer,), 128)
             except BlockingIOError:
+                port.busy = left < DRAIN_DATAGRAMS - 2
                 return
             except OSError as error:
                 self.counters[f"udp_receive_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
                 continue
-            endpoint = Endpoint(source[0], source[1])
-            size = self.received_class = 0
-            if ancillary != port.usual_notes:
+            if source == port.last_source and ancillary == port.last_notes:
+                endpoint, size, self.received_class = port.last_meaning
+            else:
+                endpoint = Endpoint(source[0], source[1])
                 size, self.received_class = read_notes(ancillary)
                 if port.notes_arrivals:
                     port.note_arrival(endpoint, ancillary)
+                port.last_source, port.last_notes = source, ancillary
+                port.last_meaning = endpoint, size, self.received_class
             if 0 < size < length:
                 left -= length // size
                 self._take_batch(buffer[:length], size, endpoint)
@@ -190,6 +201,8 @@ class UdpHost:
                 self.counters["udp_receive_unread"] += 1
             if port.socket.fileno() < 0:
                 return  # closed by what we just called
+            if not port.busy and not size and port.wake_ups % LOOK_AGAIN:
+                return
 
     def _take_batch(self, buffer: memoryview, size: int, endpoint: Endpoint) -> None:
         if self._receive_batch is not None:

@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS, before kernel 6.11
@@ -44,21 +45,19 @@ def gives_batches(opened: socket.socket) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def segment_note(size: int) -> Note:
     """Tells `sendmsg` where to cut."""
     return _SOL_UDP, _UDP_SEGMENT, struct.pack("=H", size)
 
 
-def gives_classes(opened: socket.socket) -> Note | None:
-    """Ask for the traffic class of what this socket receives; None when it won't tell, else how it tells 0."""
-    try:
+def gives_classes(opened: socket.socket) -> None:
+    """Ask for the traffic class of what this socket receives. Where it won't tell, all is class 0."""
+    with suppress(OSError):
         if opened.family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-            return socket.IPPROTO_IPV6, socket.IPV6_TCLASS, bytes(4)
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        return socket.IPPROTO_IP, socket.IP_TOS, bytes(1)
-    except OSError:
-        return None
+        else:
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
 
 
 @lru_cache(maxsize=512)

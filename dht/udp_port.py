@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from dht.host import Endpoint
+from dht.packet_loop import stop_reading
 from dht.udp_batch import (
     TOO_LARGE_FOR_ROUTE,
     WITHOUT_SEGMENTS,
@@ -44,14 +45,19 @@ class Port:
     __slots__ = (
         "_loop",
         "arrivals",
+        "busy",
         "counters",
+        "family",
         "gives_batches",
+        "last_meaning",
+        "last_notes",
+        "last_source",
         "notes_arrivals",
         "queue",
         "queued_bytes",
         "socket",
         "takes_segments",
-        "usual_notes",
+        "wake_ups",
     )
 
     def __init__(
@@ -62,8 +68,14 @@ class Port:
         self.counters = counters
         self.takes_segments = batching and takes_segments(opened)
         self.gives_batches = batching and gives_batches(opened)
-        usual = gives_classes(opened)
-        self.usual_notes: _Ancillary = [] if usual is None else [usual]  # with one datagram of traffic class 0
+        gives_classes(opened)
+        self.family = opened.family  # The socket's own property makes an enum of a number each time.
+        # What came last, and what it means: nearly always the same again.
+        self.last_source: tuple[object, ...] = ()
+        self.last_notes: _Ancillary = []
+        self.last_meaning = Endpoint("", 0), 0, 0
+        self.busy = False  # several datagrams were waiting when the socket was last read to its end
+        self.wake_ups = 0
         self.notes_arrivals = False
         self.queue: deque[tuple[Endpoint, Sequence[bytes], int]] = deque()
         self.queued_bytes = 0
@@ -72,6 +84,16 @@ class Port:
 
     def send(self, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         """Send now, or when there is room. In order."""
+        if not self.queue and not traffic_class:
+            arrival = self.arrivals.get(to)
+            try:
+                if arrival is None:
+                    self.socket.sendto(datagram, to)
+                else:
+                    self.socket.sendmsg((datagram,), arrival[1], 0, to)
+                return
+            except (OSError, OverflowError):
+                pass  # Full, or refused: the ordinary way waits or says why.
         self._send(to, (datagram,), traffic_class)
 
     def send_batch(self, to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
@@ -85,7 +107,7 @@ class Port:
 
     def send_whole(self, to: Endpoint, datagram: bytes) -> bool:
         """Send in one piece or not at all; False when our own link can't carry it. Never waits for room."""
-        six = self.socket.family == socket.AF_INET6
+        six = self.family == socket.AF_INET6
         level, option = (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if six else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
         arrival = self.arrivals.get(to)
         self.socket.setsockopt(level, option, _PMTUDISC_PROBE)
@@ -105,7 +127,7 @@ class Port:
             arrival = self.arrivals.get(to) if self.arrivals else None
             notes = [*(arrival[1] if arrival is not None else ()), segment_note(size)]
             if traffic_class:
-                notes.append(class_note(self.socket.family, traffic_class))
+                notes.append(class_note(self.family, traffic_class))
             try:
                 self.socket.sendmsg((buffer,), notes, 0, to)
                 return
@@ -117,11 +139,12 @@ class Port:
     def note_arrivals(self, wanted: bool) -> None:
         """On a machine with several addresses, answer each peer from the address it wrote to: an answer from
         another would not get back in through the peer's NAT."""
-        if self.socket.family == socket.AF_INET6:
+        if self.family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, int(wanted))
         else:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, int(wanted))
         self.notes_arrivals = wanted
+        self.last_source = ()
         self.arrivals.clear()
 
     def note_arrival(self, source: Endpoint, ancillary: _Ancillary) -> None:
@@ -137,10 +160,12 @@ class Port:
                 continue
             if known is None and len(self.arrivals) >= MAX_ARRIVALS:
                 del self.arrivals[next(iter(self.arrivals))]
+                self.last_source = ()
             self.arrivals[source] = (content, [(level, kind, answer)])
 
     def close(self) -> None:
-        self._loop.remove_reader(self.socket)
+        if self.socket.fileno() >= 0:
+            stop_reading(self._loop, self.socket.fileno())
         self._loop.remove_writer(self.socket)
         self.socket.close()
         self.queue.clear()
@@ -178,7 +203,7 @@ class Port:
                 return self._transmit_each(to, batch, traffic_class)
             notes = [*notes, segment_note(len(batch[0]))]
         if traffic_class:
-            notes = [*notes, class_note(self.socket.family, traffic_class)]
+            notes = [*notes, class_note(self.family, traffic_class)]
         try:
             if notes:
                 try:
@@ -192,6 +217,7 @@ class Port:
                     if arrival is None or error.errno not in _SOURCE_GONE:
                         raise
                     del self.arrivals[to]
+                    self.last_source = ()
                     return self._transmit(to, batch, traffic_class)
             self.socket.sendto(batch[0], to)
         except BlockingIOError:

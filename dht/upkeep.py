@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dht.checks import Checked
 from dht.errors import BadDatagram
@@ -24,22 +24,13 @@ from dht.messages import (
     DuplicateIdentity,
     Fetch,
     Fetched,
-    Find,
-    FindFor,
-    Found,
     Lapse,
-    Leave,
-    Message,
-    Neighbors,
-    NeighborsRequest,
     NoSession,
     Store,
     Stored,
-    Suspect,
-    Unchanged,
     Unreachable,
 )
-from dht.near import Place, digest
+from dht.near import Place
 from dht.parts import Parts
 from dht.path import Path, Tunnel, endpoint_of, kind_of
 from dht.peer import Peer
@@ -49,8 +40,6 @@ log = logging.getLogger(__name__)
 
 ALARM_EVERY_S = 30.0
 ALARM_LASTS_S = 600.0  # it may be over, or have been a lie
-MAX_FINDS_A_PEER = 8
-MAX_FINDS_FOR_OTHERS = 256
 EXPIRY_CHECK_S = 3600.0
 EXPIRY_SOON_S = 30 * 86400.0
 DOUBT_AFTER_S = 1.0  # a path that the peer does not use is doubted when nothing came by it for so long
@@ -65,7 +54,6 @@ class Upkeep:
         self._host, self._identity, self._parts, self._counters = host, identity, parts, counters
         self._alarm: str | None = None
         self._alarmed_at = self._logged_at = float("-inf")
-        self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
         self._expiry_timer: Timer | None = None
         self._proving: set[tuple[int, Path]] = set()
         # For the layers above: how long an edge may stay silent, which peers' edges they want, which paths failed,
@@ -74,6 +62,12 @@ class Upkeep:
         self.keeps: Callable[[Peer], bool] = lambda peer: False
         self.distrusted: Callable[[Peer, Path], None] = lambda peer, path: None
         self.moved: Callable[[], None] = lambda: None
+        # For the groups: how long a peer with an edge of theirs may stay silent (None: it has none); who is adjacent in
+        # one of them; who is gone; that there is a place on the main ring.
+        self.group_adjacent: Callable[[], Iterable[int]] = lambda: ()
+        self.group_silent_s: Callable[[Peer], float | None] = lambda peer: None
+        self.gone: Callable[[Peer, bool], None] = lambda peer, dead: None
+        self.joined: Callable[[], None] = lambda: None
         parts.sessions.came_up = self._came_up
         parts.sessions.roamed = self._roamed
         parts.sessions.unproven = self._unproven
@@ -84,23 +78,19 @@ class Upkeep:
         parts.handshakes.restarted = self._restarted
         parts.handshakes.duplicate = self._duplicate
         parts.handshakes.tell_duplicate = self._tell_duplicate
-        parts.near.became = self._became
+        parts.overlay.became = self._became
+        parts.overlay.doubted = self._doubted
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
-        parts.liveness.adjacent = parts.near.lists.adjacent
+        parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
+        parts.liveness.adjacent = lambda: (*parts.near.lists.adjacent(), *self.group_adjacent())
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.suspected = parts.router.go_around
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
-        handle(Find, Way.ROUTED, self._on_find)
-        handle(FindFor, Way.SESSION, self._on_find_for)
-        handle(NeighborsRequest, Way.SESSION, self._on_neighbors_request)
-        handle(Neighbors, Way.SESSION, self._on_neighbors)
         handle(ConnectToMe, Way.ROUTED, self._on_connect_to_me)
-        handle(Leave, Way.SESSION, self._on_leave)
-        handle(Lapse, Way.SESSION, self._on_leave)
-        handle(Suspect, Way.SESSION, self._on_suspect)
+        handle(Lapse, Way.SESSION, self._on_lapse)
         handle(Unreachable, Way.ROUTED, self._on_unreachable)
         handle(NoSession, Way.ROUTED, self._on_no_session)
         handle(DuplicateIdentity, Way.SESSION, self._on_duplicate)
@@ -180,9 +170,14 @@ class Upkeep:
     def _restarted(self, peer: Peer) -> None:
         """A peer's process began anew: it knows none of its tunnels any more."""
         self._parts.near.restarted(peer)
-        self._removed(peer)
+        self._without_path(peer)
+        self.gone(peer, False)
 
     def _removed(self, peer: Peer) -> None:
+        self._without_path(peer)
+        self.gone(peer, False)
+
+    def _without_path(self, peer: Peer) -> None:
         self._parts.relay.gone(peer)
         self._parts.tunnels.gone(peer)
 
@@ -205,9 +200,8 @@ class Upkeep:
         peer.path, peer.taken_at = None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
         self._counters["path_lost"] += 1
-        self._removed(peer)
-        self._parts.fingers.lost(peer.id)
-        self._parts.near.edge_down(peer, dead=False)
+        self._without_path(peer)
+        self._parts.overlay.edge_down(peer, dead=False)
         if needed:
             self._parts.linker.link(contact, at_once=True)
 
@@ -230,10 +224,12 @@ class Upkeep:
             self._parts.exchange.tell(peer, Lapse())
         path, peer.path, peer.taken_at = peer.path, None, self._host.now()
         peer.probes, peer.unanswered_at, peer.suspect = 0, None, False
-        if path is None or self._host.now() - peer.demand_at > IN_USE_S:
+        in_use = self._host.now() - peer.demand_at <= IN_USE_S or self.group_silent_s(peer) is not None
+        if path is None or not in_use:
+            self.gone(peer, dead)
             self._parts.sessions.remove(peer)
         else:
-            self._removed(peer)
+            self._without_path(peer)
             if dead:
                 self._parts.liveness.probe(peer)  # it may answer over the overlay
         if path is not None:
@@ -243,8 +239,7 @@ class Upkeep:
                 self._parts.acquaintances.edge_lost(peer, endpoint_of(path))
             needed = dead and peer.id in self._parts.near.lists
             contact = peer.contact()
-            self._parts.fingers.lost(peer.id)
-            self._parts.near.edge_down(peer, dead=dead)
+            self._parts.overlay.edge_down(peer, dead=dead)
             if needed:
                 # Perhaps only the path is dead: neighbours may still have one to it.
                 self._parts.linker.link(contact, at_once=True)
@@ -285,14 +280,17 @@ class Upkeep:
             case _:
                 log.debug("%s is %s the ring", name, place.name.lower())
         if place is Place.MEMBER:
-            self._parts.fingers.start()
             self._parts.replicas.republish()
+            self.joined()
 
     def _interval_s(self, peer: Peer) -> float | None:
         lists = self._parts.near.lists
         if peer.id in lists.adjacent():
             return ADJACENT_S
-        if peer.id in lists or peer.id in self._parts.fingers or not self._parts.near.joined or lists.alone:
+        for_groups_s = self.group_silent_s(peer)
+        if for_groups_s is not None:
+            return for_groups_s
+        if self._parts.overlay.wants(peer.id):
             return self.edge_interval_s
         if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
             return self.edge_interval_s
@@ -307,49 +305,17 @@ class Upkeep:
 
     # Messages
 
-    def _on_find(self, incoming: Incoming, message: Find) -> Found:
-        return Found(tuple(self._parts.near.nearest_contacts()), incoming.hops)
-
-    def _on_find_for(self, incoming: Incoming, message: FindFor) -> None:
-        asker = incoming.source
-        if self._asking_for[asker] >= MAX_FINDS_A_PEER or self._asking_for.total() >= MAX_FINDS_FOR_OTHERS:
-            self._counters["find_for_refused"] += 1
-            return
-
-        def found(answer: Message | None) -> None:
-            self._asking_for[asker] -= 1
-            if self._asking_for[asker] <= 0:
-                del self._asking_for[asker]
-            if isinstance(answer, Found):
-                incoming.reply(answer)
-
-        self._asking_for[asker] += 1
-        self._parts.find(Find(message.target), found)
-
-    def _on_neighbors_request(self, incoming: Incoming, message: NeighborsRequest) -> Message:
-        neighbors = self._parts.near.neighbors()
-        return Unchanged() if message.digest == digest(neighbors) else neighbors
-
-    def _on_neighbors(self, incoming: Incoming, message: Neighbors) -> None:
-        if incoming.peer is not None:
-            self._parts.near.told(incoming.peer, message)
-
     def _on_connect_to_me(self, incoming: Incoming, message: ConnectToMe) -> None:
         if message.sender.id != incoming.source:
             raise BadDatagram("somebody asks us to dial another node than itself")
         self._parts.linker.asked_to_dial(message.sender)
 
-    def _on_leave(self, incoming: Incoming, message: Leave | Lapse) -> None:
-        peer = incoming.peer
-        assert peer is not None
-        was_edge = peer.path is not None
-        self._parts.sessions.remove(peer)
-        if was_edge:
-            self._parts.fingers.lost(peer.id)
-            self._parts.near.edge_down(peer, dead=False)
+    def _on_lapse(self, incoming: Incoming, message: Lapse) -> None:
+        self._parts.overlay.left(incoming.source)
 
-    def _on_suspect(self, incoming: Incoming, message: Suspect) -> None:
-        peer = self._parts.sessions.peers.get(message.id)
+    def _doubted(self, node_id: int) -> None:
+        """A member found a node dead: look for ourselves."""
+        peer = self._parts.sessions.peers.get(node_id)
         if peer is not None and peer.up and peer.probes == 0 and self._host.now() - peer.heard_at > 1.0:
             self._parts.liveness.probe(peer)
 

@@ -1,14 +1,16 @@
 """The authority of a network: it makes the network, and issues its nodes' certificates from one ledger.
 
 The ledger remembers every name ever issued with its id and address, so that a renewal keeps both and no address
-is given twice. Private keys of nodes are made here, put in the bundle, and forgotten. Pure: the caller gives
-time and randomness and keeps the text (`ipop.authority_files`); this module opens no file.
+is given twice. It remembers the groups that each node's certificate names, and each group's epoch: `rekey` begins a
+new one, and from then on only certificates issued since count. Private keys of nodes are made here, put in the bundle,
+and forgotten. Pure: the caller gives time and randomness and keeps the text (`ipop.authority_files`); this module opens
+no file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, ip_address
@@ -27,6 +29,8 @@ from dht.certificate import (
     address6_for,
     network_id,
 )
+from dht.grants import GROUP_NAME, GROUPS_EXTENSION, MAX_EPOCH, Grant, pack_grants
+from dht.groups.notice import EpochNotice
 from dht.host import Rng
 from dht.ids import BITS, ID_BYTES, id_bytes
 from ipop.bundle import Bundle, check_subnet, network_fields, network_from
@@ -52,6 +56,7 @@ class LedgerEntry:
     address: IPv4Address
     serial: int  # of the newest certificate
     not_after: int  # of the newest certificate
+    groups: tuple[str, ...] = ()  # that the newest certificate names
 
 
 def create_authority(name: str, subnet: IPv4Network, now: float, rng: Rng) -> Authority:
@@ -73,13 +78,19 @@ class Authority:
     """A network's signing key and ledger. `issue` changes the ledger: save `to_text` before giving the bundle away."""
 
     def __init__(
-        self, network: Network, signing_seed: bytes, ledger: Mapping[str, LedgerEntry], next_serial: int
+        self,
+        network: Network,
+        signing_seed: bytes,
+        ledger: Mapping[str, LedgerEntry],
+        next_serial: int,
+        epochs: Mapping[str, int] | None = None,
     ) -> None:
         self.network = network
         self._seed = signing_seed
         self._key = Ed25519PrivateKey.from_private_bytes(signing_seed)
         self._ledger = dict(ledger)
         self._next_serial = next_serial
+        self._epochs = dict(epochs or {})  # of the groups that were ever rekeyed; of others it is 0
         self._name_of = {entry.address: name for name, entry in self._ledger.items()}
         self._ids_taken = {_top_bits(entry.id) for entry in self._ledger.values()}
         # No address below this offset is free, as none is ever given back; `--address` may take later ones.
@@ -93,12 +104,24 @@ class Authority:
         """Every name ever issued."""
         return self._ledger
 
-    def issue(self, name: str, address: IPv4Address | None, now: float, rng: Rng, lifetime_s: float = YEAR_S) -> Bundle:
-        """A new key and certificate for `name`, which keeps its id and address if it has them. Raises SetupError."""
+    def issue(
+        self,
+        name: str,
+        address: IPv4Address | None,
+        now: float,
+        rng: Rng,
+        lifetime_s: float = YEAR_S,
+        groups: Collection[str] | None = None,
+    ) -> Bundle:
+        """A new key and certificate for `name`, which keeps its id, its address and (`groups` None) its groups if it
+        has them. Raises SetupError."""
         check_node_name(name)
         if not 1 <= lifetime_s <= LONGEST_LIFETIME_S:
             raise SetupError(f"a certificate can't live {lifetime_s:.0f} s: choose 1 s to {LONGEST_LIFETIME_S:.0f} s")
         known = self._ledger.get(name)
+        if groups is None:
+            groups = () if known is None else known.groups
+        extension = self._grants(groups)
         if known is None:
             given = self._free_address() if address is None else self._check_address(address)
             node_id = self._free_id(rng)
@@ -111,12 +134,26 @@ class Authority:
         seed = rng.randbytes(SEED_BYTES)
         not_after = int(now + lifetime_s)
         key = Ed25519PrivateKey.from_private_bytes(seed).public_key()
-        certificate = self._certificate(name, node_id, given, key, self._next_serial, int(now), not_after)
-        self._ledger[name] = LedgerEntry(node_id, given, self._next_serial, not_after)
+        certificate = self._certificate(name, node_id, given, key, self._next_serial, int(now), not_after, extension)
+        self._ledger[name] = LedgerEntry(node_id, given, self._next_serial, not_after, tuple(sorted(set(groups))))
         self._name_of[given] = name
         self._ids_taken.add(_top_bits(node_id))
         self._next_serial += 1
         return Bundle(self.network, certificate, seed)
+
+    def rekey(self, group: str, now: float) -> EpochNotice:
+        """Begin a new epoch of a group: certificates issued before no longer make a member of it, once its members have
+        the notice. Changes the ledger. Raises SetupError."""
+        check_group_name(group)
+        epoch = self._epochs.get(group, 0) + 1
+        if epoch > MAX_EPOCH:
+            raise SetupError(f"the group '{group}' has had all its epochs: choose another name")
+        self._epochs[group] = epoch
+        return EpochNotice.sign(self.network, self._key.sign, group, epoch, int(now))
+
+    def members_of(self, group: str) -> list[str]:
+        """The nodes whose newest certificate names the group."""
+        return [name for name, entry in self._ledger.items() if group in entry.groups]
 
     def to_text(self) -> str:
         """Everything, the private key and the network secret included."""
@@ -126,6 +163,7 @@ class Authority:
                 "address": str(entry.address),
                 "serial": entry.serial,
                 "not_after": entry.not_after,
+                **({"groups": list(entry.groups)} if entry.groups else {}),
             }
             for name, entry in self._ledger.items()
         }
@@ -136,6 +174,7 @@ class Authority:
                 "private_key": seed_text(self._seed),
                 "next_serial": self._next_serial,
                 "nodes": nodes,
+                **({"group_epochs": self._epochs} if self._epochs else {}),
             },
         )
 
@@ -148,7 +187,19 @@ class Authority:
         if Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw() != network.authority_key:
             document.refuse("private_key", "not the key of the authority's certificate")
         next_serial = document.integer("next_serial", AUTHORITY_SERIAL + 1, 1 << 62)
-        return cls(network, seed, _ledger_from(document.document("nodes"), network.subnet, next_serial), next_serial)
+        ledger = _ledger_from(document.document("nodes"), network.subnet, next_serial)
+        return cls(network, seed, ledger, next_serial, _epochs_from(document))
+
+    def _grants(self, groups: Collection[str]) -> bytes | None:
+        """The certificate's extension that names these groups, each in its present epoch."""
+        for group in groups:
+            check_group_name(group)
+        if not groups:
+            return None
+        try:
+            return pack_grants(Grant(group, self._epochs.get(group, 0)) for group in groups)
+        except ValueError as error:
+            raise SetupError(f"{error}: use fewer, or a group secret") from None
 
     def _free_address(self) -> IPv4Address:
         subnet = self.network.subnet
@@ -189,6 +240,7 @@ class Authority:
         serial: int,
         now: int,
         not_after: int,
+        groups: bytes | None,
     ) -> bytes:
         names: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(NODE_URI_PREFIX + id_bytes(node_id).hex()),
@@ -209,6 +261,8 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier(self.network.id, None, None), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
+        if groups is not None:
+            builder = builder.add_extension(x509.UnrecognizedExtension(GROUPS_EXTENSION, groups), critical=False)
         return builder.sign(self._key, None).public_bytes(Encoding.DER)
 
 
@@ -221,6 +275,15 @@ def check_node_name(name: str) -> None:
         )
     if _LIKE_AN_ID.fullmatch(name):
         raise SetupError(f"'{name}' can't be a node's name: 40 hex digits are how a node's id is written")
+
+
+def check_group_name(name: str) -> None:
+    """Raises SetupError for a name that a group can't have."""
+    if not GROUP_NAME.fullmatch(name):
+        raise SetupError(
+            f"'{shown(name)}' can't be a group's name: use up to 32 of a-z, 0-9 and '-',"
+            " starting with a letter or digit"
+        )
 
 
 def subnet_from_text(text: str) -> IPv4Network:
@@ -268,8 +331,22 @@ def _ledger_from(nodes: Document, subnet: IPv4Network, next_serial: int) -> dict
             fields.refuse("id", f"'{owner_of_id[_top_bits(node_id)]}' has this id too")
         owner_of_address[address] = owner_of_id[_top_bits(node_id)] = name
         serial = fields.integer("serial", AUTHORITY_SERIAL + 1, next_serial - 1)
-        ledger[name] = LedgerEntry(node_id, address, serial, fields.integer("not_after", 0, 1 << 40))
+        groups = tuple(fields.texts("groups")) if "groups" in fields.names else ()
+        for group in groups:
+            if not GROUP_NAME.fullmatch(group):
+                fields.refuse("groups", f"'{shown(group)}' is not a group's name")
+        ledger[name] = LedgerEntry(node_id, address, serial, fields.integer("not_after", 0, 1 << 40), groups)
     return ledger
+
+
+def _epochs_from(document: Document) -> dict[str, int]:
+    if "group_epochs" not in document.names:
+        return {}
+    epochs = document.document("group_epochs")
+    for group in epochs.names:
+        if not GROUP_NAME.fullmatch(group):
+            epochs.refuse(group, "not a group's name")
+    return {group: epochs.integer(group, 0, MAX_EPOCH) for group in epochs.names}
 
 
 def _authority_certificate(name: str, seed: bytes, now: float) -> bytes:

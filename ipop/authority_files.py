@@ -13,7 +13,7 @@ import glob
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,18 @@ from ipop.authority import (
     YEAR_S,
     Authority,
     address_from_text,
+    check_group_name,
     check_node_name,
     create_authority,
     subnet_from_text,
 )
 from ipop.bundle import BUNDLE_FORMAT, Bundle, profile_text
+from ipop.document import Document, write
 from ipop.errors import SetupError
 
 SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
 MAX_BUNDLE_BYTES = 1 << 16
+NOTICE_FORMAT = "p2pvpn group notice"
 MAX_AUTHORITY_BYTES = 1 << 30  # About 150 bytes a node.
 LOCK_PATIENCE_S = 60.0
 LOCK_RETRY_S = 0.02
@@ -85,8 +88,10 @@ def issue(
     now: float | None = None,
     rng: Rng | None = None,
     warn: Warn | None = None,
+    groups: Collection[str] | None = None,
 ) -> Bundle:
-    """Issue `name` a new certificate, and write its bundle to `out`. Raises SetupError.
+    """Issue `name` a new certificate, and write its bundle to `out`. Raises SetupError. `groups`: which ones the
+    certificate names from now on; None: those that it named before.
 
     `out` may be the bundle that this renews, or an empty file; anything else there is left alone.
     """
@@ -96,12 +101,37 @@ def issue(
     out = Path(os.path.realpath(out))
     with _locked(authority_file, warn) as (authority, save):
         _check_replaceable(out, name, authority)
-        bundle = authority.issue(name, wanted, _now(now), rng or SystemRandom(), lifetime_s)
+        bundle = authority.issue(name, wanted, _now(now), rng or SystemRandom(), lifetime_s, groups)
         # This order: after a kill in between, a name is in the ledger without a bundle, and the same command
         # again gives that name the same address. The other order could give one address to two nodes.
         save(authority)
         _replace(out, bundle.to_text(), SECRET_MODE)
     return bundle
+
+
+def rekey(group: str, authority_file: Path, out: Path, now: float | None = None, warn: Warn | None = None) -> list[str]:
+    """Begin a new epoch of a group and write the notice of it to `out`, which must not exist; gives the nodes that are
+    to be issued again, as their certificates name the group. Raises SetupError."""
+    check_group_name(group)
+    if out.exists():
+        raise SetupError(f"{out}: there is something already: choose another file")
+    with _locked(authority_file, warn) as (authority, save):
+        notice = authority.rekey(group, _now(now))
+        members = authority.members_of(group)
+        # Bundles issued after a kill in between have the new epoch already, and still count if no notice comes.
+        save(authority)
+        _replace(out, write(NOTICE_FORMAT, {"group": group, "epoch": notice.epoch, "notice": notice.raw.hex()}), 0o644)
+    return members
+
+
+def read_notice(path: Path) -> bytes:
+    """A notice from its file, not yet proven: for `Groups.heed`. Raises SetupError."""
+    text, _ = _read(path, MAX_BUNDLE_BYTES)
+    document = Document.parse(text, str(path), NOTICE_FORMAT)
+    try:
+        return bytes.fromhex(document.text("notice"))
+    except ValueError:
+        document.refuse("notice", "not hex digits")
 
 
 def read_bundle(path: Path, warn: Warn | None = None) -> Bundle:

@@ -9,18 +9,19 @@ socket. Everything heavy is imported by the command that needs it, so that `--he
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ipop import pinging
+from ipop import crawl_cli, group_cli, pinging
+from ipop.asking import Control, Json
+from ipop.asking import ask_node as _ask
+from ipop.asking import client_of as _client
+from ipop.asking import print_json as _print_json
+from ipop.asking import warn as _warn
 from ipop.errors import SetupError
-
-if TYPE_CHECKING:
-    from ipop.control import Client
 
 # The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
 _WrongUsage: Any = typer.BadParameter.__base__
@@ -33,11 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Control = Annotated[
-    str | None,
-    typer.Option("--control", metavar="SOCKET", envvar="P2PVPN_CONTROL", help="The node's control socket."),
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Peer = Annotated[str, typer.Argument(metavar="NAME|IP", help="A node's name, virtual address or id.")]
 
 
@@ -47,12 +43,10 @@ def overview(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        from importlib import metadata
+        from ipop.version import program_version
 
-        try:
-            print(f"p2pvpn {metadata.version('p2pvpn')}")
-        except metadata.PackageNotFoundError:
-            print("p2pvpn, not installed")
+        installed = program_version()
+        print(f"p2pvpn {installed}" if installed else "p2pvpn, not installed")
         raise typer.Exit(0)
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -81,15 +75,23 @@ def issue(
     ca: Annotated[str, typer.Option(metavar="FILE", help="The network's private file, NET.ca.")],
     out: Annotated[str, typer.Option(metavar="FILE", help="Where the node's bundle goes.")],
     address: Annotated[str | None, typer.Option(metavar="IP", help="Its virtual IPv4 address; else the next.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP", help="A group it belongs to; else those it had. Repeatable.")
+    ] = None,
+    no_groups: Annotated[bool, typer.Option("--no-groups", help="It belongs to no group any more.")] = False,
 ) -> None:
     """Write a node's bundle: key, certificate and network profile."""
     from pathlib import Path
 
     from ipop import authority_files
 
-    bundle = authority_files.issue(name, Path(ca), Path(out), address, warn=_warn)
+    if group and no_groups:
+        raise typer.BadParameter("--group and --no-groups exclude each other")
+    groups = () if no_groups else group
+    bundle = authority_files.issue(name, Path(ca), Path(out), address, warn=_warn, groups=groups)
     member = bundle.member
-    print(f"{out}  {member.name} {member.address4} {member.address6}")
+    named = "".join(f" {grant.group}" for grant in member.grants)
+    print(f"{out}  {member.name} {member.address4} {member.address6}" + (f"  groups:{named}" if named else ""))
 
 
 @app.command()
@@ -117,6 +119,13 @@ def up(
         bool, typer.Option("--no-portmap", help="Never ask the router to forward a port (PCP, NAT-PMP, UPnP).")
     ] = False,
     no_lan: Annotated[bool, typer.Option("--no-lan", help="Don't look for members in the local network.")] = False,
+    no_multicast: Annotated[
+        bool, typer.Option("--no-multicast", help="Carry no multicast and no broadcast, in neither direction.")
+    ] = False,
+    multicast_route: Annotated[
+        bool,
+        typer.Option("--multicast-route", help="IPv4 multicast of programs that choose no interface goes here."),
+    ] = False,
 ) -> None:
     """Run a node in the foreground. Prints 'ready NAME ADDRESS TAP' when its TAP device is up.
 
@@ -126,6 +135,7 @@ def up(
     from dht.host import Endpoint
     from dht.sizes import DEFAULT_UNDERLAY_MTU, LEAST_UNDERLAY_MTU, MOST_UNDERLAY_MTU
     from ipop.config import DEFAULT_LISTEN, LEAST_TAP_MTU, MOST_TAP_MTU, UpSettings, shortcuts_config
+    from ipop.version import program_version
 
     links = DEFAULT_UNDERLAY_MTU if underlay_mtu is None else underlay_mtu
     if not LEAST_UNDERLAY_MTU <= links <= MOST_UNDERLAY_MTU:
@@ -139,7 +149,23 @@ def up(
         shortcuts = shortcuts_config(proxy=not no_proxy, proxy_mbit=proxy_mbit, portmap=not no_portmap, lan=not no_lan)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    settings = UpSettings(file, endpoint, bootstraps, tap, state, control, dscp, links, mtu, shortcuts)
+    if no_multicast and multicast_route:
+        raise typer.BadParameter("--no-multicast and --multicast-route contradict each other: leave one of them out")
+    settings = UpSettings(
+        file,
+        endpoint,
+        bootstraps,
+        tap,
+        state,
+        control,
+        dscp,
+        links,
+        mtu,
+        shortcuts,
+        multicast=not no_multicast,
+        multicast_route=multicast_route,
+        version=program_version(),
+    )
     _become_node(settings.to_text())
 
 
@@ -298,6 +324,11 @@ def down(as_json: Json = False, control: Control = None) -> None:
         _print_json({"down": True})
 
 
+app.command()(crawl_cli.crawl)
+app.command()(group_cli.groups)
+app.add_typer(group_cli.app, name="group")
+
+
 def _become_node(settings: str) -> NoReturn:
     """Go on as `ipop.daemon`, in this same process. Begun anew, it doesn't hold the parser of command lines and all
     that came with it, some 15 MB, for as long as the node runs."""
@@ -309,32 +340,6 @@ def _become_node(settings: str) -> NoReturn:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-P", "-m", "ipop.daemon", settings], environment)
-
-
-def _client(control: str | None) -> Client:
-    from ipop.control import Client
-
-    if control is None:
-        from ipop.places import only_socket
-
-        control = only_socket()
-    return Client(control)
-
-
-def _ask(control: str | None, command: str) -> Any:
-    """What a node that runs answers at once."""
-    from ipop.control import SOON_S
-
-    with _client(control) as client:
-        return client.ask(command, SOON_S)
-
-
-def _print_json(value: object, indent: int | None = 2) -> None:
-    print(json.dumps(value, indent=indent), flush=True)
-
-
-def _warn(text: str) -> None:
-    print(f"p2pvpn: {text}", file=sys.stderr, flush=True)
 
 
 def _open_streams() -> None:

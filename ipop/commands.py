@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dht.crawl import CRAWL_DEADLINE_S
 from dht.node import PingResult
+from ipop.crawl_status import crawl_object
+from ipop.group_status import groups_object, join_group, leave_group
 from ipop.node import Target, VpnNode
 from ipop.path_status import netcheck_object, proxies_object, shortcut_objects, why_object
 from ipop.status import peer_objects, ping_object, status_object
@@ -43,6 +46,12 @@ class Commands:
                 reply(success(proxies_object(self._vpn)))
             case "netcheck":
                 reply(success(netcheck_object(self._vpn)))
+            case "groups":
+                groups_object(self._vpn, lambda groups: reply(success(groups)))
+            case "group-join" | "group-leave":
+                self._change_group(request, reply)
+            case "crawl":
+                self._crawl(request, reply)
             case "ping":
                 self._with_target(request, reply, lambda target: self._ping(target, reply))
             case "why":
@@ -66,6 +75,31 @@ class Commands:
                 go_on(target)
 
         self._vpn.find(peer, found)
+
+    def _change_group(self, request: Request, reply: Reply) -> None:
+        name, secret = request.get("name"), request.get("secret")
+        if not isinstance(name, str) or not (secret is None or isinstance(secret, str)):
+            reply(failure("the command needs a group's name, and its secret if that opens it"))
+            return
+        try:
+            joins = request["command"] == "group-join"
+            changed = join_group(self._vpn, name, secret) if joins else leave_group(self._vpn, name)
+        except ValueError as error:
+            reply(failure(str(error)))
+        else:
+            reply(success(changed))
+
+    def _crawl(self, request: Request, reply: Reply) -> None:
+        deadline_s, sequential = request.get("deadline_s", CRAWL_DEADLINE_S), request.get("sequential", False)
+        if type(sequential) is not bool or type(deadline_s) not in (int, float) or not 0.1 <= deadline_s <= 600.0:
+            reply(failure("a crawl's deadline is 0.1 to 600 seconds away"))
+            return
+        if not self._vpn.ring.member:
+            reply(failure("this node is not in a ring: there is nothing to crawl yet"))
+            return
+        crawls = self._vpn.ring.crawls
+        begin = crawls.walk if sequential else crawls.crawl
+        begin(lambda crawled: reply(success(crawl_object(crawled, sequential=sequential))), float(deadline_s))
 
     def _ping(self, target: Target, reply: Reply) -> None:
         def answered(result: PingResult | None) -> None:

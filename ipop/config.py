@@ -47,7 +47,18 @@ def too_long(mtu: int, underlay_mtu: int) -> str | None:
 BYTES_PER_MBIT = 125_000.0
 MAX_MBIT = 1e6
 # Of UpSettings, what JSON has a type for.
-_PLAIN = ("bundle", "tap", "state", "control", "copy_dscp", "underlay_mtu", "mtu")
+_PLAIN = (
+    "bundle",
+    "tap",
+    "state",
+    "control",
+    "copy_dscp",
+    "underlay_mtu",
+    "mtu",
+    "multicast",
+    "multicast_route",
+    "version",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,8 @@ class VpnConfig:
     copy_dscp: bool = True  # the outer header shows the inner one's DSCP
     mtu: int = TAP_MTU  # of the TAP, as it was made
     shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
+    multicast: bool = True  # packets for many are carried
+    version: str = ""  # of the program, for whoever looks at the ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,9 @@ class UpSettings:
     underlay_mtu: int = DEFAULT_UNDERLAY_MTU
     mtu: int | None = None
     shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
+    multicast: bool = True
+    multicast_route: bool = False
+    version: str = ""
 
     def to_text(self) -> str:
         return json.dumps(

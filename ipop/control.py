@@ -29,6 +29,7 @@ MAX_ANSWER_BYTES = 16 << 20
 MAX_CONNECTIONS = 32
 IDLE_S = 60.0
 ANSWER_S = 30.0
+MAX_ANSWER_S = 630.0  # Of commands that say how long they may take.
 SOON_S = 5.0  # What a node that runs at all answers from memory.
 PATIENCE_S = ANSWER_S + 5  # What it must ask others for.
 MAX_PATH_BYTES = 107  # struct sockaddr_un, unix(7)
@@ -121,12 +122,21 @@ class ControlSocket:
 
         assert self._serve is not None
         self._serve(request, reply)
+        patience_s = _patience_s(request)
         try:
-            await _send(writer, await asyncio.wait_for(answer, ANSWER_S))
+            await _send(writer, await asyncio.wait_for(answer, patience_s))
         except TimeoutError:
-            log.error("the command '%s' gave no answer within %.0f s", request["command"], ANSWER_S)
+            log.error("the command '%s' gave no answer within %.0f s", request["command"], patience_s)
             await _send(writer, _refusal("the node gave no answer"))
         return True
+
+
+def _patience_s(request: dict[str, Any]) -> float:
+    """How long to wait for an answer: a command with a deadline may take until then."""
+    deadline_s = request.get("deadline_s")
+    if isinstance(deadline_s, int | float) and ANSWER_S < deadline_s + SOON_S <= MAX_ANSWER_S:
+        return deadline_s + SOON_S
+    return ANSWER_S
 
 
 def _refusal(error: str) -> dict[str, Any]:

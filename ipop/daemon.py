@@ -29,6 +29,7 @@ from dht.certificate import Network
 from dht.files import DirectoryStorage, ToleratedStorage
 from dht.host import Endpoint
 from dht.names import keep_resolved
+from dht.packet_loop import PacketLoop
 from dht.sizes import datagram_bytes, plaintext_bytes
 from dht.udp import UdpHost
 from ipop.authority_files import read_bundle
@@ -56,7 +57,7 @@ def up(settings: UpSettings) -> int:
     """Run the node until it is told to stop. The exit code; SetupError when it can't start."""
     _log_to_stderr()
     # Not uvloop: it takes 0.04 ms off a round trip, and costs 7 MB, most of it because it can't do without ssl.
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=PacketLoop) as runner:
         return runner.run(_up(settings))
 
 
@@ -91,6 +92,7 @@ async def _up(settings: UpSettings) -> int:
             mtu,
             offloads=offloads,
             room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
+            multicast_route=settings.multicast_route,
         )
         undo.callback(tap.close)
         storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
@@ -101,7 +103,15 @@ async def _up(settings: UpSettings) -> int:
             host,
             tap,
             VpnConfig(
-                identity, storage, _has_aes(), settings.underlay_mtu, settings.copy_dscp, mtu, settings.shortcuts
+                identity,
+                storage,
+                _has_aes(),
+                settings.underlay_mtu,
+                settings.copy_dscp,
+                mtu,
+                settings.shortcuts,
+                settings.multicast,
+                settings.version,
             ),
         )
         vpn.counted += [host.counters, tap.counters, storage.counters]

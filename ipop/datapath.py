@@ -23,6 +23,7 @@ from dht.certificate import Member, Network
 from dht.envelope import Inner
 from dht.errors import BadDatagram
 from dht.host import Host
+from ipop.destination import is_discovery
 from ipop.ecn import ECN_MASK, MAY_CHANGE, class_of, decapsulated
 from ipop.ethernet import (
     ETHERNET_HEADER_BYTES,
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 MAX_FLOWS = 8192
 BATCH_PACKETS = 32  # Sent without waiting for the end of what the TAP has; more gain little.
+RUN_PACKETS = 8  # So many segments of one super-packet are sent by themselves, for they are of one length.
 
 # TCP's data waits while anything else is sent, so that a bulk stream does not hold up pings, names and voice.
 BULK_BYTES = 192 << 10  # A wake-up: less than a millisecond's work.
@@ -66,6 +68,7 @@ class Ring(Protocol):
     def room_bytes(self, peer_id: int) -> int: ...
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...
+    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None: ...
 
 
 class Flow:
@@ -112,6 +115,7 @@ class DataPath:
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
         self._running = False
+        self.to_many: Callable[[bytes, bytes, bytes], None] | None = None  # takes packet, source and destination
         self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
 
     def start(self) -> None:
@@ -121,6 +125,7 @@ class DataPath:
         self._tap.on_drained(self.drained)
         self._ring.on_packet(self.inbound)
         self._ring.on_traffic(self.inbound_traffic)
+        self._ring.on_run(self.inbound_run)
 
     def stop(self) -> None:
         """Nothing is sent or written after this."""
@@ -141,7 +146,7 @@ class DataPath:
             ours, destination, traffic_class = frame[26:30] == self._own4, frame[30:34], frame[15]
         elif kind == ETHERTYPE_IPV6:
             destination = frame[38:54]
-            ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not _is_discovery(frame[14:]))
+            ours = frame[22:38] == self._own6 and (frame[20] != PROTOCOL_ICMP6 or not is_discovery(frame[14:]))
             traffic_class = (frame[14] & 15) << 4 | frame[15] >> 4
         else:
             ours, destination, traffic_class = False, b"", 0
@@ -165,7 +170,10 @@ class DataPath:
     def drained(self) -> bool:
         """The TAP has nothing more for now: send what has been gathered, then some of what could wait. Whether some
         still waits."""
-        self.flush()
+        if self._batch_flow is not None:
+            self.flush()
+        if not self._bulk:
+            return False
         left_bytes = BULK_BYTES
         while self._bulk and left_bytes > 0:
             frame = self._bulk.popleft()
@@ -219,11 +227,12 @@ class DataPath:
                 self.counters["outbound_session_lost"] += 1
 
     def _add(self, flow: Flow, plaintexts: Sequence[bytes], traffic_class: int) -> None:
-        if flow is not self._batch_flow or traffic_class != self._batch_class:
+        run = len(plaintexts) >= RUN_PACKETS
+        if run or flow is not self._batch_flow or traffic_class != self._batch_class:
             self.flush()
             self._batch_flow, self._batch_class = flow, traffic_class
         self._batch += plaintexts
-        if len(self._batch) >= BATCH_PACKETS:
+        if run or len(self._batch) >= BATCH_PACKETS:
             self.flush()
 
     def inbound_traffic(self, member: Member, plaintexts: Sequence[bytes]) -> None:
@@ -255,6 +264,27 @@ class DataPath:
         if run is not None:
             self._write_run(run, origin)
 
+    def inbound_run(self, member: Member, plaintexts: memoryview, size: int) -> None:
+        """As `inbound_traffic`, for segments that lie one behind the other, each of `size` bytes but for the last."""
+        if self._host.received_class & MAY_CHANGE:
+            each = [bytes(plaintexts[at : at + size]) for at in range(0, len(plaintexts), size)]
+            self.inbound_traffic(member, each)
+            return
+        if not self._running:
+            return
+        at = 0
+        while at < len(plaintexts):
+            try:
+                run = Run(bytes(plaintexts[at : at + size]))
+                origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
+            except BadDatagram:
+                self.counters["inner_malformed"] += 1
+                at += size
+                continue
+            at += size
+            at += run.extend_all(plaintexts, at, size)
+            self._write_run(run, origin)
+
     def _write_run(self, run: Run, origin: Origin | None) -> None:
         if origin is None:
             return  # Refused, and counted.
@@ -268,7 +298,7 @@ class DataPath:
     def _inbound_partial(self, member: Member, plaintext: bytes) -> None:
         packet, transport, checksum_at = read_partial(plaintext)
         source, destination = ip_ends(packet)
-        if _is_discovery(packet):
+        if is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1
             return
         origin = self._proofs.of(member, source, destination, hop_limit(packet))
@@ -298,7 +328,7 @@ class DataPath:
                 and packet[0] >> 4 == 6
                 and len(packet) == 40 + (packet[4] << 8 | packet[5])
                 and packet[7]
-                and (packet[6] != PROTOCOL_ICMP6 or not _is_discovery(packet))
+                and (packet[6] != PROTOCOL_ICMP6 or not is_discovery(packet))
             )
         else:
             source, plain = b"", False
@@ -326,8 +356,11 @@ class DataPath:
             self.counters["outbound_malformed"] += 1
             return
         if frame[0] & 1 or is_multicast(destination):
-            self.counters["outbound_multicast_dropped"] += 1
-        elif not self._segment.is_own(source) or _is_discovery(packet):
+            if self.to_many is None:
+                self.counters["outbound_multicast_dropped"] += 1
+            else:
+                self.to_many(packet, source, destination)
+        elif not self._segment.is_own(source) or is_discovery(packet):
             self.counters["outbound_source_refused"] += 1
         elif not self._segment.is_neighbor(destination):
             self.counters["outbound_outside_network"] += 1
@@ -386,15 +419,10 @@ class DataPath:
         except BadDatagram:
             self.counters["inner_malformed"] += 1
             return
-        if _is_discovery(packet):
+        if is_discovery(packet):
             self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
             return
         origin = self._proofs.of(member, source, destination, hop_limit(packet))
         if origin is not None:
             self.packets_in += 1
             self._tap.write(origin.header + packet)
-
-
-def _is_discovery(packet: bytes) -> bool:
-    """Whether this is IPv6 neighbour discovery (RFC 4861), which stays on its own link."""
-    return len(packet) > 40 and packet[0] >> 4 == 6 and packet[6] == PROTOCOL_ICMP6 and 133 <= packet[40] <= 137

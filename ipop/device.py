@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from pytun import IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, TunTapDevice
 
+from dht.packet_loop import read_packets, stop_reading
 from dht.sizes import DEFAULT_BYTES
 from ipop.config import LEAST_TAP_MTU
 from ipop.errors import SetupError
@@ -33,6 +34,10 @@ ANY_NAME = "p2pvpn%d"  # The kernel puts the first free number in.
 NAME_CHARACTERS = 15  # IFNAMSIZ, less the final zero.
 DRAIN_FRAMES = 64  # A wake-up; then timers and sockets get their turn.
 DRAIN_BYTES = 1 << 20  # Likewise; a frame may have 64 KiB.
+# Where small frames come one at a time, asking whether there is another costs a tenth of a round trip; so it is asked
+# only now and then, until there was one. Should more be waiting, the loop calls again.
+LOOK_AGAIN = 8
+SMALL_BYTES = 2048
 READ_BYTES = VNET_BYTES + 65536 + 18  # Whatever MTU someone sets on the device later, no frame is cut.
 
 _WITH_IPV6, _WITHOUT_IPV6 = "6", "4"  # What the process that configures the device answers when it could.
@@ -54,8 +59,10 @@ class KernelTap:
         clone_device: str = CLONE_DEVICE,
         offloads: Offloads = NO_OFFLOADS,
         room_bytes: int = DEFAULT_BYTES,
+        multicast_route: bool = False,
     ) -> None:
-        """`room_bytes`: the longest plaintext that this node's links carry, for which super-packets are bounded."""
+        """`room_bytes`: the longest plaintext that this node's links carry, for which super-packets are bounded.
+        `multicast_route`: IPv4 multicast of programs that choose no interface goes here."""
         if len(mac) != MAC_BYTES or mac[0] & 1:
             raise ValueError(f"{mac.hex(':')} is no hardware address of a single device")
         if mtu < LEAST_TAP_MTU:
@@ -66,6 +73,8 @@ class KernelTap:
         self._virtual: Callable[[bytes], None] = lambda frame: None
         self._drained: Callable[[], bool] = lambda: False
         self._returning = False
+        self._busy = False  # several frames were waiting when the device was last read to its end
+        self._wake_ups = 0
         self._lost: Callable[[str], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._device = _create(name, clone_device, offloads.header)
@@ -74,19 +83,19 @@ class KernelTap:
         self._closed = False
         try:
             self.offloads = take_offloads(self._fd, offloads) if offloads.header else NO_OFFLOADS
+            self._header = self.offloads.header
             os.set_blocking(self._fd, False)
-            self.ipv6 = _set_up_elsewhere(self.name, address4, subnet, address6, prefix6, mac, mtu, room_bytes)
+            self.ipv6 = _set_up_elsewhere(
+                self.name, address4, subnet, address6, prefix6, mac, mtu, room_bytes, multicast_route
+            )
         except BaseException:
             self.close()
             raise
 
     def write(self, frame: bytes) -> None:
-        self._write((NO_VNET, frame) if self.offloads.header else (frame,))
+        self.write_virtual((NO_VNET, frame) if self._header else (frame,))
 
     def write_virtual(self, pieces: Sequence[bytes]) -> None:
-        self._write(pieces)
-
-    def _write(self, pieces: Sequence[bytes]) -> None:
         if self._closed:
             return
         try:
@@ -100,7 +109,7 @@ class KernelTap:
         self._callback = callback
         if self._loop is None and not self._closed:
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._fd, self._drain)
+            read_packets(self._loop, self._fd, self._drain)
 
     def on_virtual(self, callback: Callable[[bytes], None]) -> None:
         self._virtual = callback
@@ -118,18 +127,20 @@ class KernelTap:
             return
         self._closed = True
         if self._loop is not None:
-            self._loop.remove_reader(self._fd)
+            stop_reading(self._loop, self._fd)
         self._device.close()
 
     def _drain(self) -> None:
         callback, virtual = self._callback, self._virtual
         assert callback is not None
-        header = self.offloads.header
+        header = self._header
         left_bytes = DRAIN_BYTES
-        for _ in range(DRAIN_FRAMES):
+        self._wake_ups += 1
+        for number in range(DRAIN_FRAMES):
             try:
                 frame = os.read(self._fd, READ_BYTES)
             except BlockingIOError:
+                self._busy = number > 1
                 break
             except OSError as error:
                 self._gone(error)
@@ -143,6 +154,8 @@ class KernelTap:
                 callback(frame[VNET_BYTES:])
             # Closed: the number of the file descriptor may belong to another file by now.
             if left_bytes < 0 or self._closed:
+                break
+            if not self._busy and len(frame) < SMALL_BYTES and self._wake_ups % LOOK_AGAIN:
                 break
         if self._drained() and not self._returning and self._loop is not None:
             self._returning = True

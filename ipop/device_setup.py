@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _AF_INET = 2
 _AF_INET6 = 10
 _MAIN_TABLE = 254
+_MULTICAST4 = "224.0.0.0/4"
 _FLAG_NODAD = 0x02
 _ADDR_GEN_MODE_NONE = 1
 
@@ -52,6 +53,7 @@ def set_up(
     mac: bytes,
     mtu: int,
     room_bytes: int,
+    multicast_route: bool = False,
 ) -> bool:
     """Give the device its addresses and bring it up. Returns whether it speaks IPv6. Raises SetupError."""
     try:
@@ -65,6 +67,9 @@ def set_up(
             netlink.addr("add", index=index, address=str(address4), prefixlen=subnet.prefixlen)
             ipv6 = _add_address6(netlink, index, address6, prefix6)
             netlink.link("set", index=index, state="up")
+            if multicast_route:
+                # With its source: of several addresses, the kernel might choose one that nobody here takes.
+                netlink.route("add", dst=_MULTICAST4, oif=index, prefsrc=str(address4), scope="link")
             return ipv6
     except NetlinkError as error:
         raise SetupError(f"cannot configure TAP device '{name}': {_why(error.code)}") from error

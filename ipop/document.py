@@ -69,6 +69,13 @@ class Document:
             self.refuse(name, "not a text")
         return value
 
+    def texts(self, name: str) -> list[str]:
+        """A list of texts."""
+        value = self._field(name)
+        if not isinstance(value, list) or not all(isinstance(element, str) for element in value):
+            self.refuse(name, "not a list of texts")
+        return value
+
     def integer(self, name: str, low: int, high: int) -> int:
         value = self._field(name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

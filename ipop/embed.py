@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from dht import aio
+from dht.aggregate import About, Kind, Missing, Outcome, Reason
 from dht.aio import (
     FIRST_APPLICATION_CODE,
     Closed,
@@ -38,27 +39,37 @@ from dht.aio import (
     Unreachable,
     Value,
 )
+from dht.crawl import Crawled, Sight
+from dht.everybody import Everybody
 from ipop.authority_files import read_bundle
 from ipop.errors import SetupError
 
 __all__ = [
     "FIRST_APPLICATION_CODE",
+    "About",
     "Closed",
+    "Crawled",
     "Endpoint",
+    "Everybody",
     "Fields",
     "Inbox",
+    "Kind",
     "Member",
     "Message",
+    "Missing",
     "NoAnswer",
     "NodeState",
     "NotReady",
     "NotStored",
+    "Outcome",
     "PeerView",
     "PingResult",
+    "Reason",
     "Record",
     "Ring",
     "RingError",
     "SetupError",
+    "Sight",
     "Taken",
     "Unreachable",
     "Value",

@@ -18,9 +18,12 @@ from dht.host import Endpoint, Host
 from dht.ids import ID_BYTES, id_bytes
 from dht.node import RECORD_LIFETIME_S, Node, NodeConfig, NodeState, PeerView
 from dht.records import address_name, host_name, node_name
+from ipop.casts import RingCasts, ring_name
 from ipop.config import BYTES_PER_MBIT, VpnConfig
 from ipop.datapath import DataPath
+from ipop.multicast import Multicast
 from ipop.resolve import Located, Reason, Resolver
+from ipop.roll import RollCall
 from ipop.tap import Tap
 from ipop.wording import shown
 from shortcuts.node import Shortcuts
@@ -49,12 +52,31 @@ class VpnNode:
         self.host, self.tap = host, tap
         self.identity = config.identity
         self.ring = Node(
-            host, config.identity, config.storage, NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu)
+            host,
+            config.identity,
+            config.storage,
+            NodeConfig(aes=config.aes, underlay_mtu=config.underlay_mtu, version=config.version),
         )
         self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
         self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
+        self.roll = RollCall(host, self.ring, self._wants_ring)
+        self.multicast: Multicast | None = None
+        if config.multicast:
+            counters = self.datapath.counters
+            self.casts = RingCasts(host, self.ring, counters)
+            self.multicast = Multicast(
+                host,
+                tap,
+                self.casts,
+                config.identity,
+                self.resolver.locate,
+                self.ring.parts.reach.network_time,
+                counters,
+                copy_dscp=config.copy_dscp,
+            )
+            self.datapath.to_many = self.multicast.outbound
         self.started_at = host.now()
         self.started = False
         self._seeks_on_lan = config.shortcuts.lan
@@ -78,6 +100,8 @@ class VpnNode:
         self.datapath.start()
         self.ring.start(bootstraps)
         self.shortcuts.start()
+        if self.multicast is not None:
+            self.multicast.start()
         contact = Contact(self.member.id, self.identity.static_public, ())
         for name in self._published_names():
             # Readers trust the certificate that signs the record; the static key in it lets them begin a handshake
@@ -87,6 +111,8 @@ class VpnNode:
     def stop(self) -> None:
         """Tell the peers, and stop. The TAP and the host stay their owner's to close."""
         self.datapath.stop()
+        if self.multicast is not None:
+            self.multicast.stop()
         self.resolver.stop()
         self.shortcuts.stop()
         # So that programs elsewhere fail at once instead of waiting for us.
@@ -98,6 +124,10 @@ class VpnNode:
         member = self.member
         return address_name(member.address4), address_name(member.address6), host_name(member.name)
 
+    def _wants_ring(self, name: str) -> bool:
+        """Whether hosts here want what goes along the ring of this name."""
+        return self.multicast is not None and name in map(ring_name, self.multicast.wanted)
+
     @property
     def counters(self) -> Counter[str]:
         """Everything counted since the start. A shell adds what it counts itself to `counted`."""
@@ -106,6 +136,10 @@ class VpnNode:
             counters.update(part)
         counters["packets_out"] = self.datapath.packets_out
         counters["packets_in"] = self.datapath.packets_in
+        if self.multicast is not None:
+            counters["multicast_out"] = self.multicast.packets_out
+            counters["multicast_in"] = self.multicast.packets_in
+            counters["membership_reports_refused"] = self.multicast.membership.refused
         return counters
 
     def peer(self, node_id: int) -> PeerView | None:

@@ -19,6 +19,8 @@ for CWR, on the first only.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import repeat
 from struct import Struct
 
 from dht.envelope import Inner
@@ -148,13 +150,18 @@ def split(frame: bytes, limit_bytes: int) -> list[bytes]:
     if size < LEAST_SIZE_BYTES or head.payload_bytes > size * MAX_SEGMENTS:
         raise BadFrame(f"{head.payload_bytes} bytes in segments of {size}")
     before = size.to_bytes(2, "big") + head.bytes
-    view = memoryview(frame)
-    join = b"".join
-    starts = range(BEFORE_PACKET_BYTES + len(head.bytes), len(frame), size)
-    return [
-        join((number, before, view[start : start + size]))
-        for number, start in zip(_KIND_AND_INDEX, starts, strict=False)
-    ]
+    start = BEFORE_PACKET_BYTES + len(head.bytes)
+    whole, rest_bytes = divmod(head.payload_bytes, size)
+    payloads = _cutter(0, size, whole).unpack_from(frame, start)
+    if rest_bytes:
+        payloads += (frame[-rest_bytes:],)
+    return list(map(b"".join, zip(_KIND_AND_INDEX, repeat(before), payloads)))
+
+
+@lru_cache(maxsize=2 * MAX_SEGMENTS)
+def _cutter(prefix_bytes: int, size: int, count: int) -> Struct:
+    """Takes apart what lies one behind the other `count` times: payloads, or whole plaintexts behind their kinds."""
+    return Struct((f"3s{prefix_bytes}s{size}s" if prefix_bytes else f"{size}s") * count)
 
 
 def _frame_bytes(head: Head) -> int:
@@ -274,6 +281,24 @@ class Run:
         self._pieces.append(plaintext[self._start :])
         self._next = index + 1
         return True
+
+    def extend_all(self, plaintexts: memoryview, at: int, size: int) -> int:
+        """Take as many as come next of the plaintexts that lie one behind the other from `at` on, `size` bytes each but
+        for the last. The number of bytes taken."""
+        begin, following = at, self._next
+        if size == self._whole_bytes:
+            count = min((len(plaintexts) - at) // size, self._last_index - following)
+            if not self.head.tcp:
+                count = min(count, MAX_UDP_SEGMENTS - len(self._pieces))
+            if count > 0:
+                cut = _cutter(len(self._prefix), self.size, count).unpack_from(plaintexts, at)
+                if cut[::3] == _KIND_AND_INDEX[following : following + count] and cut[1::3] == (self._prefix,) * count:
+                    self._pieces += cut[2::3]
+                    self._next += count
+                    at += count * size
+        while at < len(plaintexts) and self.extend(bytes(plaintexts[at : at + size])):
+            at += size
+        return min(at, len(plaintexts)) - begin
 
     @property
     def segments(self) -> int:

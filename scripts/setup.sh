@@ -26,6 +26,7 @@ package_of() { # the Debian package that holds a command
         sshd) echo openssh-server ;;
         nft) echo nftables ;;
         miniupnpd) echo miniupnpd-nftables ;;
+        avahi-browse | avahi-publish) echo avahi-utils ;;
         nsenter | unshare | setpriv) echo util-linux ;;
         *) echo "$1" ;;
     esac

@@ -6,6 +6,8 @@
     python -m sims.figures vivaldi --nodes 490 --matrix FILE      how well coordinates predict round trips
     python -m sims.figures proxies --nodes 490 --matrix FILE      how near the chosen proxy is, of pairs without a path
     python -m sims.figures routability --nodes 200 --seeds 3      who reaches whom where 30 or 40 % of links are broken
+    python -m sims.figures subring --nodes 500 --groups 20        how long groups of 8 take to form, and to grow by one
+    python -m sims.figures groups --nodes 60 --groups 100         what a node pays that is in 100 groups
 
 FILE is a matrix of round trips in ms, whitespace-separated text, perhaps gzipped; without one all pairs are 100 ms
 apart. Product nodes with real cryptography; one seed gives one run.
@@ -38,6 +40,7 @@ from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
 from sims.coordinates import JOIN_SAMPLES, ROUNDS, accuracy
 from sims.engine import START, Engine
+from sims.groups import cost_text, formation, formation_text, idle_cost
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
 from sims.proxies import SYMMETRIC, proxied, summary
@@ -65,12 +68,18 @@ def grown_world(nodes: int, spare: int, latency: Latency, seed: int) -> World:
     """A whole ring of `nodes`, each started through a random earlier one, and `spare` more identities."""
     engine = Engine(seed)
     world = World(engine, Network(engine, latency), members(nodes + spare, seed))
+    grow(world, nodes)
+    return world
+
+
+def grow(world: World, nodes: int) -> None:
+    """Start `nodes` nodes in an empty world, each through a random earlier one, and run until the ring is whole."""
+    engine = world.engine
     world.start(0, ())
     for number in range(1, nodes):
         world.start(number, (engine.rng.randrange(0, number),))
         engine.run_for(GAP_S)
     engine.run_until(world.whole, limit_s=300)
-    return world
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +209,15 @@ def quantiles(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
-    parser.add_argument("figure", choices=("lookups", "idle", "cold", "vivaldi", "proxies", "routability"))
+    parser.add_argument(
+        "figure",
+        choices=("lookups", "idle", "cold", "vivaldi", "proxies", "routability", "subring", "groups"),
+    )
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3, help="of routability: how many, from --seed on")
+    parser.add_argument("--groups", type=int, default=20, help="of subring and groups: how many")
     asked = parser.parse_args()
     latency = latency_from(asked.matrix)
     print(f"{asked.nodes} nodes, seed {asked.seed}, {asked.matrix or 'all pairs 100 ms apart'}")
@@ -215,6 +228,14 @@ def main() -> None:
         print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
         print(f"ms a lookup: {quantiles(lookups.took_ms)}")
         print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
+        return
+    if asked.figure in ("subring", "groups"):
+        world = grown_world(asked.nodes, 0, latency, asked.seed)
+        world.engine.run_for(60)
+        if asked.figure == "subring":
+            print(*formation_text(formation(world, asked.groups)), sep="\n")
+        else:
+            print(*cost_text(idle_cost(world, asked.groups, settle_s=1200.0, measure_s=1200.0)), sep="\n")
         return
     if asked.figure == "proxies":
         print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")

@@ -9,17 +9,40 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
+from typing import Protocol
 
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.node import Node, NodeConfig
 from dht.ring import NEAR
 from dht.storage import MemoryStorage
+from dht.views import RingView
 from sims.access import Interface, Site
 from sims.engine import Engine, SimHost
 from sims.nat import PRESETS
 from sims.network import Network
 from sims.stack import RingStack, Stack
+
+
+class OnRing(Protocol):
+    """A node's place on one ring: its own, for the main ring."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def member(self) -> bool: ...
+    @property
+    def ring_version(self) -> int: ...
+    def ring_view(self) -> RingView: ...
+
+
+class Ring(Protocol):
+    """All places on one ring."""
+
+    @property
+    def nodes(self) -> Sequence[OnRing]: ...
+    @property
+    def engine(self) -> Engine: ...
 
 
 class World:
@@ -128,7 +151,8 @@ class World:
         """Whether every near list of every node is exactly what it should be."""
         return not self.faults(self.nodes)
 
-    def faults(self, nodes: Sequence[Node]) -> list[str]:
+    @staticmethod
+    def faults(nodes: Sequence[OnRing]) -> list[str]:
         """What is wrong with the near lists of `nodes`, taken as one ring."""
         ring = sorted(nodes, key=lambda node: node.id)
         wrong = []
@@ -149,7 +173,7 @@ class RingInvariants:
     successor in its list, and at least `length` + 1 members are principal, skipped by no member's list. A ring of
     fewer members has no such base yet and is not judged. Add an instance to `Engine.after_event`."""
 
-    def __init__(self, world: World, length: int = NEAR) -> None:
+    def __init__(self, world: Ring, length: int = NEAR) -> None:
         self._world = world
         self._length = length
         self._version = -1

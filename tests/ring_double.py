@@ -93,5 +93,8 @@ class RingDouble:
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         self.receive_traffic = callback
 
+    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None:
+        self.receive_run = callback
+
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None:
         self.receive = callback

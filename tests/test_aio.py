@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from dht import names
+from dht.aggregate import Kind
 from dht.aio import (
     Closed,
     Endpoint,
@@ -649,3 +650,42 @@ def test_the_readme_shows_the_example_word_for_word() -> None:
     readme = ROOT / "README.md"
     shown = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
     assert (ROOT / "examples" / "embed.py").read_text() in shown
+
+
+def test_everybody_is_told_asked_and_seen() -> None:
+    async def program() -> None:
+        async with nodes(3) as (first, second, third):
+            loads = {first.id: 1, second.id: 20, third.id: 300}
+            for ring in (first, second, third):
+                ring.everybody.answer(load_of(loads[ring.id]))
+            inbox = second.everybody.notices("weather")
+            told = await first.everybody.tell("weather", b"rain")
+            assert (told.reached, told.complete) == (3, True)
+            sender, value = await anext(inbox)
+            assert (sender.id, value) == (first.id, b"rain")
+            kind = load_of(0)
+            with pytest.raises(ValueError, match="not registered"):
+                await third.everybody.ask(kind)
+            outcome = await third.everybody.ask(third.node.aggregates._kinds["load"])
+            assert (outcome.value, outcome.reached) == (321, 3)
+            crawled = await third.everybody.crawl()
+            assert [sight.id for sight in crawled.nodes] == sorted(loads)
+            assert crawled.complete and crawled.consistency == 1.0
+        with pytest.raises(StopAsyncIteration):
+            await anext(inbox)
+        with pytest.raises(Closed):
+            await first.everybody.crawl()
+
+    run(program())
+
+
+def load_of(load: int) -> Kind[None, int]:
+    """A sum of numbers, to which this node gives `load`."""
+    return Kind(
+        "load",
+        lambda octets, about: None,
+        lambda argument, about: load,
+        lambda total: total.to_bytes(8, "big"),
+        lambda octets: int.from_bytes(octets, "big"),
+        lambda one, other: one + other,
+    )

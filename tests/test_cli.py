@@ -460,7 +460,7 @@ def test_settings_survive_their_journey() -> None:
     settings = UpSettings(
         "b", Endpoint("::", 7), (Bootstrap("x", 1), Bootstrap("2001:db8::1", 2)), None, "/state dir/ü", None,
         False, 1400, 1300,
-        ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False),
+        ShortcutConfig(willing=False, proxy_bytes_per_s=0.1, portmap=False, lan=False), False, True,
     )  # fmt: skip
     assert UpSettings.from_text(settings.to_text()) == settings
 
@@ -482,6 +482,8 @@ def test_help_explains_every_choice_in_a_line() -> None:
         ("--proxy-mbit N", "Relay at most N Mbit/s for others"),
         ("--no-portmap", "Never ask the router to forward a port"),
         ("--no-lan", "Don't look for members in the local network."),
+        ("--no-multicast", "Carry no multicast and no broadcast"),
+        ("--multicast-route", "IPv4 multicast of programs that choose no interface goes here."),
     ):
         assert f"{option} {meaning}" in shown
 
@@ -515,6 +517,21 @@ def test_an_mtu_that_nothing_could_use_is_wrong_usage(option: str, value: str) -
     assert done.returncode == 2
     assert option in done.stderr
     assert value in done.stderr
+
+
+def test_multicast_is_turned_off_or_routed_but_not_both() -> None:
+    done = p2pvpn("up", "no.bundle", "--no-multicast", "--multicast-route")
+    assert done.returncode == 2 and "contradict" in done.stderr
+
+
+def test_group_secrets_are_made_without_a_node(tmp_path: Path) -> None:
+    done = p2pvpn("group", "secret", "--out", tmp_path / "one")
+    assert done.returncode == 0 and done.stdout == f"{tmp_path / 'one'}  epoch 0\n"
+    assert p2pvpn("group", "secret", "--out", tmp_path / "one").returncode == 1
+    assert "epoch 1" in p2pvpn("group", "secret", "--out", tmp_path / "two", "--after", tmp_path / "one").stdout
+    assert p2pvpn("group").returncode == 2
+    done = p2pvpn("group", "join", "club", "--control", tmp_path / "none")
+    assert done.returncode == 1 and "no p2pvpn node is running" in done.stderr
 
 
 def test_a_virtual_mtu_that_does_not_fit_the_links_is_warned_of() -> None:

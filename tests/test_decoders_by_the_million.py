@@ -43,14 +43,17 @@ from dht.packing import Fields, pack, unpack
 from dht.path import TUNNELLED
 from dht.records import Record
 from dht.tunnels import read_tunnelled
+from ipop import cast_wire, igmp, mld
 from ipop.ethernet import BadFrame, ip_ends, ipv4_packet, ipv6_packet, unwrap, wrap
 from ipop.neighbor import Segment, answer, mac_for
+from ipop.roll import Present
 from shortcuts import portmap_wire
 from shortcuts.candidates import Candidate, CandidateKind
 from shortcuts.lan_wire import NONCE_BYTES, PLAINTEXT_BYTES, LanAnswer, LanCipher, LanQuestion
 from shortcuts.messages import Offer
 from shortcuts.nat import Answer, Filtering, Mapping, Nat
 from tests.identities import START_S, make_identities
+from tests.test_igmp_mld import GROUP4, GROUP6, igmp_packet, report3, report_mld2
 
 CASES = int(os.environ.get("P2PVPN_MILLION", "1000000"))
 SEED = 20261121
@@ -142,18 +145,37 @@ PMP = [
     bytes((0, 129, 0, 2)) + (9).to_bytes(4, "big") + bytes(8),
 ]
 
+IGMP = [
+    igmp_packet(b"\x16\0\0\0" + GROUP4),
+    report3((4, GROUP4, (FOUR,)), (1, GROUP4, (FOUR, FOUR))),
+    igmp.query(GROUP4, response_s=1, robustness=2, interval_s=125),
+]
+MLD = [
+    report_mld2((4, GROUP6, (SIX,)), (1, GROUP6, ())),
+    mld.query(response_s=10, robustness=2, interval_s=125),
+]
+CASTS = [
+    *cast_wire.sign_together(ONE.sign, cast_wire.Kind.PACKET, PACKETS[:1] * 2, 7, int(START_S)),
+    cast_wire.sign_alone(ONE.sign, cast_wire.Kind.TWICE, PACKETS[1], 7, int(START_S)),
+    cast_wire.sign_alone(ONE.sign, cast_wire.Kind.BUSY, FOUR + GROUP4, 7, int(START_S)),
+]
+
 # What it reads, true encodings, and its share of the cases: a decoder that proves signatures gets fewer.
 DECODERS: dict[str, tuple[Callable[[bytes], object], list[bytes], float]] = {
-    "msgpack": (unpack, [pack({0: [1, b"x", "y"], 1: {2: None, 3: 1.5}}), *(pack(m.fields()) for m in MESSAGES)], 0.2),
-    "control": (read_control, [pack_control(message, Kind.ASK, 9) for message in MESSAGES], 0.2),
-    "contact": (Contact.parse, [CONTACT.pack()], 0.06),
-    "endpoint": (Endpoint.parse, [endpoint.pack() for endpoint in CONTACT.endpoints], 0.06),
+    "msgpack": (unpack, [pack({0: [1, b"x", "y"], 1: {2: None, 3: 1.5}}), *(pack(m.fields()) for m in MESSAGES)], 0.19),
+    "control": (read_control, [pack_control(message, Kind.ASK, 9) for message in MESSAGES], 0.19),
+    "contact": (Contact.parse, [CONTACT.pack()], 0.05),
+    "endpoint": (Endpoint.parse, [endpoint.pack() for endpoint in CONTACT.endpoints], 0.05),
     "envelope": (Envelope.parse, [Envelope(9, 0, 1, 2, 3, b"payload").pack()], 0.05),
     "fragment": (read_fragment, cut(bytes(3000), 5), 0.05),
     "payload": (Payload.parse, [PAYLOAD.pack()], 0.06),
     "cookie": (CookieReply.parse, [CookieReply(1, bytes(24), bytes(32)).pack()], 0.03),
     "packet": (ip_ends, PACKETS, 0.05),
     "frame": (unwrap, FRAMES, 0.05),
+    "igmp": (igmp.read_report, IGMP, 0.012),
+    "mld": (mld.read_report, MLD, 0.012),
+    "cast": (cast_wire.parse, CASTS, 0.012),
+    "roll call": (Present.parse, [Present("n1", 3, True).pack()], 0.004),
     "neighbor": (read_neighbor, [QUESTION], 0.04),
     "coordinate": (Coordinate.parse, [Coordinate(12.0, -7.0, 3.0, 0.4).pack()], 0.01),
     "candidate": (Candidate.parse, [candidate.pack() for candidate in CANDIDATES], 0.03),

@@ -25,10 +25,12 @@ from typing import Any
 
 import pytest
 
+from ipop.destination import is_membership, mac_of
 from ipop.device import CLONE_DEVICE, KernelTap
 from ipop.errors import SetupError
 from ipop.ethernet import BadFrame, address_text, checksum, checksum6, ipv4_packet, ipv6_packet, unwrap, wrap
 from ipop.icmp import Reason, too_big, unreachable
+from ipop.membership import Membership
 from ipop.neighbor import Segment, answer, mac_for
 from ipop.tap import Tap
 from tests.patience import PATIENCE_S, patient
@@ -336,6 +338,73 @@ def scenario_the_kernel_learns_a_smaller_mtu() -> None:
 
 def test_the_kernel_learns_the_path_mtu_from_our_messages() -> None:
     run(scenario_the_kernel_learns_a_smaller_mtu)
+
+
+def scenario_the_kernel_and_we_agree_on_groups() -> None:
+    """Programs join on the device and leave it; a membership that begins anew learns all of it by asking."""
+    group4, source4, group6 = "239.1.2.3", "10.77.0.9", "ff15::1:3"
+
+    async def main() -> None:
+        shell("ip link set lo up")
+        tap = open_tap(multicast_route=True)
+        membership = Membership(time.time())
+
+        def write(queries: list[bytes]) -> None:
+            for query in queries:
+                destination = query[16:20] if query[0] >> 4 == 4 else query[24:40]
+                tap.write(wrap(query, mac_of(destination), mac_for(b"\x0a\x4d\x09\x09")))
+
+        def outbound(frame: bytes) -> None:
+            if frame[12:14] in (b"\x08\x00", b"\x86\xdd") and is_membership(frame[14:]):
+                write(membership.take(frame[14:], time.time()))
+
+        async def until(done: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while not done():
+                assert time.monotonic() < deadline, membership
+                write(membership.tick(time.time()))
+                await asyncio.sleep(0.05)
+
+        def wants(group: str, source: str) -> bool:
+            packed = [
+                socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text) for text in (group, source)
+            ]
+            return membership.wants(packed[0], packed[1], time.time())
+
+        tap.on_frame(outbound)
+        try:
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_source,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one_source,
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
+            ):
+                own, index = OWN4.packed, socket.if_nametoindex(tap.name)
+                any_source.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group4) + own)
+                filtered = socket.inet_aton("232.1.1.1") + own + socket.inet_aton(source4)
+                one_source.setsockopt(socket.IPPROTO_IP, 39, filtered)  # IP_ADD_SOURCE_MEMBERSHIP
+                packed6 = socket.inet_pton(socket.AF_INET6, group6) + index.to_bytes(4, sys.byteorder)
+                six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed6)
+
+                def all_wanted() -> bool:
+                    return wants(group4, OTHER4) and wants("232.1.1.1", source4) and wants(group6, OTHER6)
+
+                await until(all_wanted)
+                assert not wants("232.1.1.1", "10.77.0.8"), "a source that nobody asked for"
+                membership = Membership(time.time())
+                await until(all_wanted)
+                any_source.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, socket.inet_aton(group4) + own)
+                await until(lambda: not wants(group4, OTHER4))
+                assert wants("232.1.1.1", source4) and wants(group6, OTHER6)
+            await until(lambda: not wants("232.1.1.1", source4) and not wants(group6, OTHER6))
+            assert f"dev {tap.name}" in shell("ip route get 239.9.9.9")
+        finally:
+            tap.close()
+
+    asyncio.run(main())
+
+
+def test_the_kernel_and_we_agree_on_groups() -> None:
+    run(scenario_the_kernel_and_we_agree_on_groups)
 
 
 # --- what can go wrong -------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_a_mark_on_the_way_reaches_both_kernels_in_whole_and_super_packets(versi
 def network_marks(ends: Ends, ecn: Ecn) -> None:
     """From now on, whatever alice sends meets a congested router; and a careless one, that marks Not-ECT too."""
     host = ends.hosts[0]
-    send, send_batch = host.send, host.send_batch
+    send, send_batch, send_run = host.send, host.send_batch, host.send_run
 
     def marked(to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
         send(to, datagram, traffic_class & ~ECN_MASK | ecn)
@@ -153,7 +153,10 @@ def network_marks(ends: Ends, ecn: Ecn) -> None:
     def marked_batch(to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
         send_batch(to, datagrams, traffic_class & ~ECN_MASK | ecn)
 
-    host.send, host.send_batch = marked, marked_batch  # type: ignore[method-assign]
+    def marked_run(to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
+        send_run(to, buffer, size, traffic_class & ~ECN_MASK | ecn)
+
+    host.send, host.send_batch, host.send_run = marked, marked_batch, marked_run  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("batching", [True, False])
@@ -186,13 +189,19 @@ def test_a_relay_passes_the_class_on(batching: bool) -> None:
         try:
             await ends.connect()
             classes: set[int] = set()
-            take = ends.nodes[1].ring._parts.demux.traffic
+            demux = ends.nodes[1].ring._parts.demux
+            take, take_run = demux.traffic, demux.run
 
             def note(member: Member, plaintexts: Sequence[bytes]) -> None:
                 classes.add(ends.hosts[1].received_class)
                 take(member, plaintexts)
 
+            def note_run(member: Member, run: memoryview, size: int) -> None:
+                classes.add(ends.hosts[1].received_class)
+                take_run(member, run, size)
+
             ends.nodes[1].ring.on_traffic(note)
+            ends.nodes[1].ring.on_run(note_run)
             made = ends.addressed(Super(4, True, 1000, bytes(10_000)))
             ends.taps[0].inject_virtual(with_ecn(made.frame, VNET_BYTES + 14, ZERO))
             await ends.wait_for(10)
@@ -215,13 +224,13 @@ def test_a_peer_that_would_lose_marks_is_sent_nothing_that_may_be_marked() -> No
         try:
             await ends.connect()
             classes: set[int] = set()
-            send_batch = ends.hosts[0].send_batch
+            send_run = ends.hosts[0].send_run
 
-            def note(to: Endpoint, datagrams: Sequence[bytes], traffic_class: int = 0) -> None:
+            def note(to: Endpoint, buffer: bytes | memoryview, size: int, traffic_class: int = 0) -> None:
                 classes.add(traffic_class)
-                send_batch(to, datagrams, traffic_class)
+                send_run(to, buffer, size, traffic_class)
 
-            ends.hosts[0].send_batch = note  # type: ignore[method-assign]
+            ends.hosts[0].send_run = note  # type: ignore[method-assign]
             made = ends.addressed(Super(4, True, 1000, bytes(10_000)))
             ends.taps[0].inject_virtual(with_ecn(made.frame, VNET_BYTES + 14, ZERO))
             await ends.wait_for(10)

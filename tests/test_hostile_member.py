@@ -21,9 +21,10 @@ from dht.messages import (
     pack_control,
 )
 from dht.node import Node, PingResult, PutResult
+from dht.overlay import MAX_FINDS_A_PEER
 from dht.peer import Peer
 from dht.records import Record, address_name
-from dht.upkeep import ALARM_LASTS_S, MAX_FINDS_A_PEER
+from dht.upkeep import ALARM_LASTS_S
 from sims.engine import Engine
 from sims.latency import Constant
 from sims.network import Network
@@ -56,7 +57,7 @@ def route(liar: Node, source: int, target: int, message: Message) -> None:
     hop = liar._parts.router.next_hop(target, Mode.EXACT)
     assert hop is not None
     envelope = Envelope(HOP_LIMIT, Mode.EXACT, Content.CONTROL, source, target, pack_control(message, Kind.TELL))
-    liar._parts.sessions.send(hop, bytes((Inner.ROUTED,)) + envelope.pack())
+    hop.send(bytes((Inner.ROUTED,)) + envelope.pack())
 
 
 def pings(world: World, node: Node, target: Node, count: int = 5) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from dht.host import Endpoint
 from sims.engine import START, Engine, SimHost
 from sims.latency import Constant
 from sims.link import AccessLink
-from sims.network import Network
 from sims.nat import PRESETS
+from sims.network import Network
 
 ONE_WAY_S = 0.05
 BITS_PER_S = 1_024_000.0  # 128 bytes a millisecond: a datagram of 100 bytes, with its headers
@@ -22,7 +24,7 @@ class Scene:
     def __init__(self) -> None:
         self.engine = Engine(1)
         self.network = Network(self.engine, Constant(rtt_ms=2000.0 * ONE_WAY_S))
-        self.sender, self.receiver = self.network.host(), self.network.host()
+        self.sender, self.receiver = self.network.host(), self.network.host(Endpoint("198.18.0.1", 7000))
         self.came_ms: list[float] = []
         self.receiver.on_receive(lambda datagram, source: self.came_ms.append(self.since_ms()))
 
@@ -111,10 +113,7 @@ def test_a_host_behind_a_nat_has_its_link_too() -> None:
     inside = scene.network.host(scene.network.access.behind(PRESETS["port"], "198.18.0.9"))
     scene.network.limit(inside, AccessLink(up_bits_per_s=BITS_PER_S))
     scene.burst(3, origin=inside)
-    came = scene.came_ms
-    assert [later - earlier for earlier, later in zip(came, came[1:], strict=False)] == pytest.approx(
-        [1.0, 1.0], abs=0.01
-    )
+    assert [later - earlier for earlier, later in pairwise(scene.came_ms)] == pytest.approx([1.0, 1.0], abs=0.01)
 
 
 def test_a_crashed_host_leaves_its_link_behind() -> None:

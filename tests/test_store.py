@@ -115,7 +115,9 @@ def test_floors_are_bounded_by_owner_and_nobody_pushes_out_anothers() -> None:
         now += 60
         store.expire(now)
     floors = [
-        store.sequence(key_of(f"{batch} {number}"), ALICE.member.id) for batch in range(3) for number in range(64)
+        store.sequence(key_of(f"{batch} {number}"), ALICE.member.id)
+        for batch in range(3)
+        for number in range(MAX_OWNER_RECORDS)
     ]
     assert floors == [0] * 2 * MAX_OWNER_RECORDS + [5] * MAX_OWNER_RECORDS, "the latest are kept"
     assert store.sequence(key_of("printer"), BOB.member.id) == 5

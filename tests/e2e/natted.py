@@ -40,10 +40,10 @@ FIRST_PORT = 5000
 
 
 class NattedNetwork:
-    """`copies` hosts of every type, named "port1", "port2" and so on, each with its running node."""
+    """`copies` hosts of every type of `kinds`, named "port1", "port2" and so on, each with its running node."""
 
-    def __init__(self, copies: int) -> None:
-        names = [f"{kind}{number}" for number in range(1, copies + 1) for kind in PLANS]
+    def __init__(self, copies: int, kinds: Sequence[str] = tuple(PLANS)) -> None:
+        names = [f"{kind}{number}" for number in range(1, copies + 1) for kind in kinds]
         tables = (f"[host.{name}]\n{PLANS[kind_of_host(name)]}\n" for name in names)
         text = "".join(tables).replace(f"[host.{BOOTSTRAP}]", f"[host.{BOOTSTRAP}]\nbootstrap = true")
         self.lab = NatLab(parse_plan(text, "this test", "grid"))
