@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from dht.contact import Contact
-from dht.envelope import Envelope
 from dht.host import Endpoint
 from dht.path import Path
 
@@ -24,13 +23,12 @@ class Edge(Protocol):
     """One other node as one ring sees it.
 
     `joined`: it is a member of this ring; `told_joined`: it knows that this node is one; `declared`: where it says it
-    can be reached; `in_doubt`: the routed control messages given to it since it was last heard.
+    can be reached.
     """
 
     joined: bool
     told_joined: bool
     declared: tuple[Endpoint, ...]
-    in_doubt: list[Envelope]
 
     @property
     def id(self) -> int: ...
@@ -50,10 +48,6 @@ class Edge(Protocol):
     @property
     def suspect(self) -> bool:
         """A probe went unanswered: route around it."""
-
-    @property
-    def unanswered_at(self) -> float | None:
-        """Since when something that calls for an answer has had none."""
 
     @property
     def in_trees(self) -> bool:

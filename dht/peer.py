@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol
 from dht.certificate import Member
 from dht.contact import MAX_ENDPOINTS, Contact
 from dht.coordinate import Coordinate
-from dht.envelope import Envelope
 from dht.features import Feature
 from dht.fragments import Reassembly
 from dht.host import Endpoint
@@ -61,7 +60,6 @@ class Peer:
         "heard_at",
         "hops",
         "id",
-        "in_doubt",
         "indices",
         "instance",
         "joined",
@@ -121,7 +119,6 @@ class Peer:
         self.probes = 0  # pings sent since then; none while nothing is unanswered
         self.calm_until = 0.0  # nothing to do before that, unless something is unanswered: dht.liveness
         self.ping_at = 0.0  # when the last of them was sent
-        self.in_doubt: list[Envelope] = []  # routed questions and answers given to it since then: dht.router
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None
         self.hops = 1

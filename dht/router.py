@@ -18,7 +18,8 @@ from dht.errors import BadDatagram
 from dht.ids import HALF, RING, closer, distance
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
 
-MAX_IN_DOUBT = 16  # control messages a peer
+MAX_IN_DOUBT = 16  # control messages an edge
+MAX_EDGES_IN_DOUBT = 4096
 
 _ROUTED = bytes((Inner.ROUTED,))
 _MODES = tuple(Mode)
@@ -35,6 +36,7 @@ class Router:
         self._edges = edges
         self._arrived = arrived
         self._counters = counters
+        self._in_doubt: dict[int, tuple[float, list[Envelope]]] = {}  # by edge: when it was last heard, given since
         self.joined: Callable[[], bool] = lambda: False
         self.policy: Policy | None = None  # instead of greedy routing, once this node has joined
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
@@ -84,9 +86,11 @@ class Router:
             # record, say. The question stays without an answer, as it would elsewhere.
             self._counters["own_envelope_refused"] += 1
 
-    def go_around(self, peer: Edge) -> None:
-        """`peer` is suspect: what it was given since it was last heard goes another way."""
-        again, peer.in_doubt = peer.in_doubt, []
+    def go_around(self, edge: Edge) -> None:
+        """`edge` is suspect: what it was given since it was last heard goes another way."""
+        heard_at, again = self._in_doubt.pop(edge.id, (0.0, []))
+        if heard_at != edge.path_heard_at:
+            return
         for envelope in again:
             self._counters["envelope_sent_around"] += 1
             try:
@@ -168,9 +172,12 @@ class Router:
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
         hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
 
-    @staticmethod
-    def _remember(hop: Edge, envelope: Envelope) -> None:
-        if hop.unanswered_at is None:
-            hop.in_doubt = []  # it was heard since
-        if len(hop.in_doubt) < MAX_IN_DOUBT and envelope not in hop.in_doubt:
-            hop.in_doubt.append(envelope)
+    def _remember(self, hop: Edge, envelope: Envelope) -> None:
+        heard_at, kept = self._in_doubt.get(hop.id, (0.0, []))
+        if heard_at != hop.path_heard_at:
+            kept = []  # it was heard since
+            if len(self._in_doubt) >= MAX_EDGES_IN_DOUBT:
+                self._in_doubt.clear()
+            self._in_doubt[hop.id] = hop.path_heard_at, kept
+        if len(kept) < MAX_IN_DOUBT and envelope not in kept:
+            kept.append(envelope)

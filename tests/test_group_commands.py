@@ -17,6 +17,7 @@ from ipop.errors import SetupError
 from ipop.group_cli import app
 from ipop.group_files import read_secret, write_secret
 from ipop.group_tables import show_groups
+from tests.identities import make_authority
 from tests.many_world import GROUP, ManyWorld
 
 

@@ -14,7 +14,7 @@ from dht.aggregate import Aggregates
 from dht.broadcast import Broadcast
 from dht.contact import Contact
 from dht.edge import Edge
-from dht.envelope import Envelope, Inner
+from dht.envelope import Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint
@@ -35,8 +35,6 @@ class EdgeDouble:
         self.joined = self.told_joined = self.up = self.direct = self.in_trees = True
         self.declared: tuple[Endpoint, ...] = ()
         self.suspect = False
-        self.unanswered_at: float | None = None
-        self.in_doubt: list[Envelope] = []
         self.path: object | None = "direct"
         self.path_heard_at = 0.0
         self.rtt_s: float | None = 2 * ONE_WAY_S

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dht.budget import Budget
 from dht.contact import Contact
 from dht.edge import Edge
-from dht.envelope import Envelope, Inner
+from dht.envelope import Inner
 from dht.host import Endpoint, Host
 from dht.path import Kind, Path
 from dht.peer import Peer
@@ -31,14 +31,13 @@ _GROUP = bytes((Inner.GROUP,))
 class GroupEdge:
     """One admitted member, as an edge of one group's ring."""
 
-    __slots__ = ("_head", "declared", "in_doubt", "joined", "peer", "told_joined", "unwanted_at")
+    __slots__ = ("_head", "declared", "joined", "peer", "told_joined", "unwanted_at")
 
     def __init__(self, peer: Peer, tag: bytes) -> None:
         self.peer = peer
         self._head = _GROUP + tag
         self.joined = self.told_joined = False
         self.declared: tuple[Endpoint, ...] = ()
-        self.in_doubt: list[Envelope] = []
         self.unwanted_at: float | None = None  # since when this node has not needed it
 
     @property
@@ -60,10 +59,6 @@ class GroupEdge:
     @property
     def suspect(self) -> bool:
         return self.peer.suspect
-
-    @property
-    def unanswered_at(self) -> float | None:
-        return self.peer.unanswered_at
 
     @property
     def in_trees(self) -> bool:
