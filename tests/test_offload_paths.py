@@ -96,7 +96,7 @@ class Ends:
 
     def arrived(self) -> list[bytes]:
         """Every packet that bob's kernel would have seen, were each super-packet cut."""
-        plain = [frame[14:] for frame in self.taps[1].written]
+        plain = [frame[14:] for frame in self.taps[1].written if not frame[0] & 1]  # not its node's own questions
         return plain + [packet for pieces in self.taps[1].written_virtual for packet in received_frame(pieces)]
 
 

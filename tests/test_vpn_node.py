@@ -76,8 +76,8 @@ class World:
         return carried
 
     def arrived(self, node: int) -> list[bytes]:
-        """The packets that node's kernel got, and no longer has to get."""
-        packets = [frame[14:] for frame in self.taps[node].written]
+        """The packets that node's kernel got, and no longer has to get; not its node's questions about groups."""
+        packets = [frame[14:] for frame in self.taps[node].written if not frame[0] & 1]
         self.taps[node].written.clear()
         return packets
 
