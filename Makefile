@@ -60,7 +60,8 @@ figures:
 
 # The simulated worlds with many more seeds than `make test` takes, then every shipped scenario at full size.
 sim: setup
-	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py -n $(JOBS) -q
+	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py tests/test_groups.py -n $(JOBS) -q
+	P2PVPN_LONG=1 $(PYTEST) tests/test_constructed.py -q
 	@for scenario in sims/scenarios/*.toml; do \
 		$(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
 	done
