@@ -6,8 +6,12 @@
 set -uo pipefail
 
 log=$(mktemp)
-setsid nice -n 15 bash -c "$1" >"$log" 2>&1 </dev/null &
+# A process group of its own, to be ended as a whole, but in this session: where the kernel shares processors out by
+# session (sched_autogroup), niceness counts within one only.
+set -m
+nice -n 15 bash -c "$1" >"$log" 2>&1 </dev/null &
 quiet=$!
+set +m
 end() {
     kill -- -"$quiet" 2>/dev/null
     rm -f "$log"
