@@ -27,6 +27,7 @@ from dht.branch_messages import (
     MAX_ARGUMENT_BYTES,
     MAX_BUDGET_MS,
     MAX_KIND_CHARS,
+    MAX_REACHED,
     MAX_VALUE_BYTES,
     Answer,
     Ask,
@@ -265,7 +266,7 @@ class Aggregates:
     def _child_ended(self, child: Child, reached: int, value: Any) -> None:
         branch, reduce = child.branch, child.branch.kind.reduce
         self._branching.drop(child)
-        branch.reached += reached
+        branch.reached = min(branch.reached + reached, MAX_REACHED)  # else our own word would be refused with a liar's
         if value is not None and reduce is not None:
             branch.value = value if branch.value is None else reduce(branch.value, value)
         self._settle(branch)

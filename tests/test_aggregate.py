@@ -9,7 +9,7 @@ import pytest
 
 from dht.aggregate import MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
 from dht.arcs import CIRCLE, Arc, place_of
-from dht.branch_messages import MAX_VALUE_BYTES, Answer, Ask, Asked, Piece, PieceTaken, Verdict
+from dht.branch_messages import MAX_REACHED, MAX_VALUE_BYTES, Answer, Ask, Asked, Piece, PieceTaken, Verdict
 from dht.errors import BadDatagram
 from dht.exchange import Incoming
 from dht.messages import Message
@@ -289,6 +289,25 @@ def test_a_liar_speaks_for_its_own_part_only() -> None:
     outcome = play_outcomes[0]
     assert outcome.answers[play.liar.me] == b"own"
     assert outside not in outcome.answers or outcome.answers[outside] != b"lie"
+
+
+def test_a_liar_that_reached_more_than_can_be_said_costs_its_parent_nothing() -> None:
+    play = caught(18)
+    pieces: list[Piece] = []
+    play.says(Ask(5, play.liar.me, all_but(play.liar), 1, 5000, "count", b""))
+    child = next(iter(play.victim.aggregates._branching.by_label.values()))
+
+    def taken(incoming: Incoming, message: Piece) -> PieceTaken:
+        pieces.append(message)
+        return PieceTaken()
+
+    play.liar.exchange.handle(Piece, None, taken)
+    Caught(play.world, play.world.members[child.id], play.victim).says(
+        Piece(child.label, 0, last=True, reached=MAX_REACHED, value=packed(1))
+    )
+    play.world.engine.run_for(DEADLINE_S)
+    assert pieces[-1].last and pieces[-1].reached == MAX_REACHED
+    assert not play.world.refused
 
 
 def test_answers_nobody_asked_for_are_counted_and_forgotten() -> None:
