@@ -256,7 +256,7 @@ class Aggregates:
     def _check(self, child: Child, entry: Answer | Missing) -> None:
         """Raises BadDatagram for what this child has no business to say."""
         if isinstance(entry, Missing):
-            if not child.arc.holds(entry.arc.low) or (entry.id is not None and not child.arc.holds(place_of(entry.id))):
+            if not child.arc.covers(entry.arc) or (entry.id is not None and not child.arc.holds(place_of(entry.id))):
                 raise BadDatagram("a hole in a part of the ring that was not handed out")
             return
         if child.branch.kind.reduce is not None or not child.arc.holds(place_of(entry.id)):

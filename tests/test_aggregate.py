@@ -281,6 +281,9 @@ def test_a_liar_speaks_for_its_own_part_only() -> None:
         play.says(Piece(label, 0, (Answer(outside, b"lie"),)))
     with pytest.raises(BadDatagram):
         play.says(Piece(label, 1, (), (Missing(outside, Arc(place_of(outside), place_of(outside) + 1), Reason.LATE),)))
+    for beyond in (Arc(part.low, place_of(outside)), Arc(part.low, part.low), Arc(part.high - 1, part.high + 1)):
+        with pytest.raises(BadDatagram):
+            play.says(Piece(label, 1, (), (Missing(None, beyond, Reason.UNREACHED),)))
     with pytest.raises(BadDatagram):
         play.says(Piece(label, 2, (Answer(play.liar.me, bytes(MAX_VALUE_BYTES + 1)),)))
     play.says(Piece(label, 3, (Answer(play.liar.me, b"own"),)))
