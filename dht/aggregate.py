@@ -18,7 +18,7 @@ Kinds are registered by name; members that don't know a kind say so, are named a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from dht.arcs import Arc, around, place_of, without
@@ -104,7 +104,9 @@ class Aggregates:
         self._host, self._ring, self._counters = host, ring, counters
         self._place = place_of(ring.me)
         self._kinds: dict[str, Kind[Any, Any]] = {}
-        self._branches: dict[_Key, Branch] = {}  # of other members' questions; ended ones stay until their deadline
+        self._branches: dict[
+            _Key, Branch
+        ] = {}  # of others' questions; ended ones stay until their deadline, or there is no room
         self._own: set[Branch] = set()
         self._meter = Meter(QUESTIONS)
         self._branching = Branching(host, ring, self._settle, counters, fan_out)
@@ -181,6 +183,7 @@ class Aggregates:
             self._ring.exchange.ask(parent, piece, (PieceTaken,), answered, PIECE_TIMEOUTS_S)
 
         def over(taken: bool) -> None:
+            branch.over = True
             if not taken:
                 self._counters["aggregate_parent_lost"] += 1
                 self._close(branch)
@@ -196,11 +199,19 @@ class Aggregates:
         return None
 
     def _has_room(self, hop: int, message: Ask, now: float) -> bool:
-        if len(self._branches) >= MAX_BRANCHES:
+        of_hop = [key for key in self._branches if key.hop == hop]
+        if len(of_hop) >= MAX_BRANCHES_A_HOP and not self._forget_one_over(of_hop):
             return False
-        if sum(key.hop == hop for key in self._branches) >= MAX_BRANCHES_A_HOP:
+        if len(self._branches) >= MAX_BRANCHES and not self._forget_one_over(self._branches):
             return False
         return self._meter.take(hop, message.origin, len(message.argument), now)
+
+    def _forget_one_over(self, keys: Iterable[_Key]) -> bool:
+        """Make room: who asks for minutes and has its answer in a second must not fill the table for minutes."""
+        over = next((key for key in keys if self._branches[key].over), None)
+        if over is not None:
+            self._forget(over)
+        return over is not None
 
     def _begin(self, branch: Branch, regions: list[Arc]) -> None:
         left_s = branch.deadline - self._host.now()

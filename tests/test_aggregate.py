@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from dht.aggregate import MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
+from dht.aggregate import MAX_BRANCHES, MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
 from dht.arcs import CIRCLE, Arc, place_of
 from dht.branch_messages import MAX_REACHED, MAX_VALUE_BYTES, Answer, Ask, Asked, Piece, PieceTaken, Verdict
 from dht.errors import BadDatagram
@@ -248,6 +248,19 @@ def test_a_flood_of_questions_is_turned_away_and_leaves_room_for_others() -> Non
     honest = next(member for member in play.world.all() if member not in (play.liar, play.victim))
     outcome, _ = asked(play.world, honest, COUNT)
     assert outcome.value == 50
+
+
+def test_questions_with_minutes_to_spare_that_are_answered_leave_room_for_others() -> None:
+    play = caught(13)
+    here = place_of(play.victim.me)
+    for number, hop in enumerate(list(play.victim.known)[:6]):
+        for label in range(MAX_BRANCHES_A_HOP - 5):
+            ask = Ask(label, hop, Arc(here, here + 1), 1, 600_000, "count", b"")
+            Caught(play.world, play.world.members[hop], play.victim).says(ask)
+        play.world.engine.run_for(2.0)
+        assert len(play.victim.aggregates._branches) == min(MAX_BRANCHES, (number + 1) * (MAX_BRANCHES_A_HOP - 5))
+    outcome, _ = asked(play.world, play.world.all()[-1], COUNT)
+    assert outcome.value == 50 and outcome.complete
 
 
 def test_a_repeated_question_is_confirmed_again_and_answered_once() -> None:
