@@ -326,8 +326,7 @@ def named(nodes: int, seed: int, *, members: range) -> tuple[World, Authority]:
 def reissue(world: World, authority: Authority, number: int) -> Node:
     """Node `number` is stopped, and started with a new certificate."""
     old = next(node for node in world.nodes if node.identity.member.name == f"n{number}")
-    old.stop()
-    world.nodes.remove(old)
+    world.leave(old)
     rng = Random(f"reissued {number}")
     world._identities[number] = authority.issue(f"n{number}", None, START_S, rng).identity(START_S)
     return world.start(number)
