@@ -18,7 +18,7 @@ Kinds are registered by name; members that don't know a kind say so, are named a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from dht.arcs import Arc, around, place_of, without
@@ -27,6 +27,7 @@ from dht.branch_messages import (
     MAX_ARGUMENT_BYTES,
     MAX_BUDGET_MS,
     MAX_KIND_CHARS,
+    MAX_REACHED,
     MAX_VALUE_BYTES,
     Answer,
     Ask,
@@ -103,7 +104,9 @@ class Aggregates:
         self._host, self._ring, self._counters = host, ring, counters
         self._place = place_of(ring.me)
         self._kinds: dict[str, Kind[Any, Any]] = {}
-        self._branches: dict[_Key, Branch] = {}  # of other members' questions; ended ones stay until their deadline
+        self._branches: dict[
+            _Key, Branch
+        ] = {}  # of others' questions; ended ones stay until their deadline, or there is no room
         self._own: set[Branch] = set()
         self._meter = Meter(QUESTIONS)
         self._branching = Branching(host, ring, self._settle, counters, fan_out)
@@ -180,6 +183,7 @@ class Aggregates:
             self._ring.exchange.ask(parent, piece, (PieceTaken,), answered, PIECE_TIMEOUTS_S)
 
         def over(taken: bool) -> None:
+            branch.over = True
             if not taken:
                 self._counters["aggregate_parent_lost"] += 1
                 self._close(branch)
@@ -195,11 +199,19 @@ class Aggregates:
         return None
 
     def _has_room(self, hop: int, message: Ask, now: float) -> bool:
-        if len(self._branches) >= MAX_BRANCHES:
+        of_hop = [key for key in self._branches if key.hop == hop]
+        if len(of_hop) >= MAX_BRANCHES_A_HOP and not self._forget_one_over(of_hop):
             return False
-        if sum(key.hop == hop for key in self._branches) >= MAX_BRANCHES_A_HOP:
+        if len(self._branches) >= MAX_BRANCHES and not self._forget_one_over(self._branches):
             return False
         return self._meter.take(hop, message.origin, len(message.argument), now)
+
+    def _forget_one_over(self, keys: Iterable[_Key]) -> bool:
+        """Make room: who asks for minutes and has its answer in a second must not fill the table for minutes."""
+        over = next((key for key in keys if self._branches[key].over), None)
+        if over is not None:
+            self._forget(over)
+        return over is not None
 
     def _begin(self, branch: Branch, regions: list[Arc]) -> None:
         left_s = branch.deadline - self._host.now()
@@ -255,7 +267,7 @@ class Aggregates:
     def _check(self, child: Child, entry: Answer | Missing) -> None:
         """Raises BadDatagram for what this child has no business to say."""
         if isinstance(entry, Missing):
-            if not child.arc.holds(entry.arc.low) or (entry.id is not None and not child.arc.holds(place_of(entry.id))):
+            if not child.arc.covers(entry.arc) or (entry.id is not None and not child.arc.holds(place_of(entry.id))):
                 raise BadDatagram("a hole in a part of the ring that was not handed out")
             return
         if child.branch.kind.reduce is not None or not child.arc.holds(place_of(entry.id)):
@@ -265,7 +277,7 @@ class Aggregates:
     def _child_ended(self, child: Child, reached: int, value: Any) -> None:
         branch, reduce = child.branch, child.branch.kind.reduce
         self._branching.drop(child)
-        branch.reached += reached
+        branch.reached = min(branch.reached + reached, MAX_REACHED)  # else our own word would be refused with a liar's
         if value is not None and reduce is not None:
             branch.value = value if branch.value is None else reduce(branch.value, value)
         self._settle(branch)

@@ -39,6 +39,10 @@ class Arc(NamedTuple):
     def holds(self, place: int) -> bool:
         return (place - self.low) % CIRCLE < self.length
 
+    def covers(self, other: Arc) -> bool:
+        """Whether all of another arc lies in this one."""
+        return (other.low - self.low) % CIRCLE + other.length <= self.length
+
 
 def place_of(node_id: int) -> int:
     """Where a node stands."""

@@ -99,6 +99,7 @@ class Branch:
     value: Any = None
     reached: int = 0
     ended: bool = False
+    over: bool = False  # the parent has all of it, or is gone
     handed_on: int = 0
     children: dict[int, Child] = field(default_factory=dict)  # by label
     sought: list[Arc] = field(default_factory=list)  # parts for which somebody is being looked for

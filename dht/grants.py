@@ -47,7 +47,7 @@ def read_grants(value: bytes) -> tuple[Grant, ...]:
     if value[:1] != bytes((_UTF8_STRING,)) or len(value) < 3:
         raise ValueError("the groups are not a text")
     start = 3 if value[1] == 0x81 else 2
-    if value[start - 1] != len(value) - start or (start == 3 and value[2] < 0x80):
+    if value[start - 1] != len(value) - start or (start == 2) != (value[start - 1] < 0x80):
         raise ValueError("the groups' length is wrong, or not in its shortest form")
     if len(value) - start > MAX_TEXT_BYTES:
         raise ValueError(f"the groups take more than {MAX_TEXT_BYTES} bytes")

@@ -1,18 +1,21 @@
 """How much may come in whose name, and by whose hands: packets and bytes, in the long run and at once.
 
 Two buckets stand before everything: one for an origin *as one hop passes it on*, so that a hop that lies about origins
-can't use up what others let through for them, and one for all that a hop passes on. The table is bounded; whoever falls
-out of it begins anew with a full bucket. Pure: no clock, no I/O.
+can't use up what others let through for them, and one for all that a hop passes on. The tables are bounded; whoever
+falls out of one begins anew with a full bucket, so hops have one of their own: origins are only said, and whoever
+invents some must not push anybody's hop out. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 MAX_METERED: Final = 1024
 HOP_SHARE: Final = 4.0  # a hop may pass on as much as so many origins
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ class Meter:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._buckets: OrderedDict[int | tuple[int, int], _Bucket] = OrderedDict()
+        self._of_hops: OrderedDict[int, _Bucket] = OrderedDict()
+        self._of_origins: OrderedDict[tuple[int, int], _Bucket] = OrderedDict()
 
     def take(self, hop: int, origin: int, packet_bytes: int, now: float) -> bool:
         """Whether one packet of `origin`, passed on by `hop`, may go further."""
-        of_origin, of_hop = self._bucket((hop, origin), 1.0, now), self._bucket(hop, HOP_SHARE, now)
+        of_hop = self._bucket(self._of_hops, hop, HOP_SHARE, now)
+        of_origin = self._bucket(self._of_origins, (hop, origin), 1.0, now)
         if of_origin.packets < 1.0 or of_hop.packets < 1.0:
             return False
         if of_origin.size_bytes < packet_bytes or of_hop.size_bytes < packet_bytes:
@@ -63,13 +68,13 @@ class Meter:
             bucket.size_bytes -= packet_bytes
         return True
 
-    def _bucket(self, key: int | tuple[int, int], share: float, now: float) -> _Bucket:
-        bucket = self._buckets.get(key)
+    def _bucket(self, buckets: OrderedDict[K, _Bucket], key: K, share: float, now: float) -> _Bucket:
+        bucket = buckets.get(key)
         if bucket is None:
-            if len(self._buckets) >= MAX_METERED:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = _Bucket(self._limits, share, now)
+            if len(buckets) >= MAX_METERED:
+                buckets.popitem(last=False)
+            bucket = buckets[key] = _Bucket(self._limits, share, now)
         else:
-            self._buckets.move_to_end(key)
+            buckets.move_to_end(key)
             bucket.refill(self._limits, share, now)
         return bucket

@@ -145,8 +145,8 @@ def open_run(
     if rest_bytes:
         end += rest_bytes - size
         bodies = [*bodies[:whole], room.view[whole * plaintext_bytes : end]]
-    if len(bodies) < count:
-        return None
+    if len(bodies) < count or end > len(room.view):
+        return None  # a rest behind a full room: of long datagrams, the plaintexts may be more than `most`
     try:
         deque(map(decrypt_into, _nonces.each, sealed, repeat(None), bodies), maxlen=0)
     except InvalidTag:

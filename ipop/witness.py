@@ -31,6 +31,9 @@ UNKNOWN_S: Final = 2.0
 MAX_ORIGINS: Final = 512  # members; each has two addresses
 MAX_UNKNOWN: Final = 1024
 MAX_ASKED: Final = 32
+# One forged frame makes all its receivers look its source up: whoever invents addresses must not make a storm of that.
+LOOKUPS_PER_S: Final = 20.0
+LOOKUPS_AT_ONCE: Final = 2.0 * MAX_ASKED
 MAX_WAITING: Final = 128  # for one origin that is being looked up
 MAX_SEALS: Final = 64  # of one origin, found good
 MAX_HELD: Final = 256  # frames whose warrant has not come
@@ -74,6 +77,7 @@ class Witness:
         self._held: OrderedDict[tuple[bytes, int, int, bytes], Cast] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._checks = Budget(CHECKS_PER_S, CHECKS_AT_ONCE, host.now())
+        self._lookups = Budget(LOOKUPS_PER_S, LOOKUPS_AT_ONCE, host.now())
         self._stopped = False
 
     def stop(self) -> None:
@@ -96,7 +100,7 @@ class Witness:
                 self._counters["cast_waiting_dropped"] += 1
         elif self._unknown.get(came.source, 0.0) > now:
             self._counters["cast_origin_unknown"] += 1
-        elif len(self._waiting) >= MAX_ASKED:
+        elif len(self._waiting) >= MAX_ASKED or not self._lookups.take(now):
             self._counters["cast_origin_not_asked"] += 1
         else:
             self._waiting[came.source] = [came]

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import pytest
 
-from dht.aggregate import MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
+from dht.aggregate import MAX_BRANCHES, MAX_BRANCHES_A_HOP, QUESTIONS, About, Aggregates, Kind, Missing, Outcome, Reason
 from dht.arcs import CIRCLE, Arc, place_of
-from dht.branch_messages import MAX_VALUE_BYTES, Answer, Ask, Asked, Piece, PieceTaken, Verdict
+from dht.branch_messages import MAX_REACHED, MAX_VALUE_BYTES, Answer, Ask, Asked, Piece, PieceTaken, Verdict
 from dht.errors import BadDatagram
 from dht.exchange import Incoming
 from dht.messages import Message
@@ -250,6 +250,19 @@ def test_a_flood_of_questions_is_turned_away_and_leaves_room_for_others() -> Non
     assert outcome.value == 50
 
 
+def test_questions_with_minutes_to_spare_that_are_answered_leave_room_for_others() -> None:
+    play = caught(13)
+    here = place_of(play.victim.me)
+    for number, hop in enumerate(list(play.victim.known)[:6]):
+        for label in range(MAX_BRANCHES_A_HOP - 5):
+            ask = Ask(label, hop, Arc(here, here + 1), 1, 600_000, "count", b"")
+            Caught(play.world, play.world.members[hop], play.victim).says(ask)
+        play.world.engine.run_for(2.0)
+        assert len(play.victim.aggregates._branches) == min(MAX_BRANCHES, (number + 1) * (MAX_BRANCHES_A_HOP - 5))
+    outcome, _ = asked(play.world, play.world.all()[-1], COUNT)
+    assert outcome.value == 50 and outcome.complete
+
+
 def test_a_repeated_question_is_confirmed_again_and_answered_once() -> None:
     play = caught(14)
     for _ in range(3):
@@ -281,6 +294,9 @@ def test_a_liar_speaks_for_its_own_part_only() -> None:
         play.says(Piece(label, 0, (Answer(outside, b"lie"),)))
     with pytest.raises(BadDatagram):
         play.says(Piece(label, 1, (), (Missing(outside, Arc(place_of(outside), place_of(outside) + 1), Reason.LATE),)))
+    for beyond in (Arc(part.low, place_of(outside)), Arc(part.low, part.low), Arc(part.high - 1, part.high + 1)):
+        with pytest.raises(BadDatagram):
+            play.says(Piece(label, 1, (), (Missing(None, beyond, Reason.UNREACHED),)))
     with pytest.raises(BadDatagram):
         play.says(Piece(label, 2, (Answer(play.liar.me, bytes(MAX_VALUE_BYTES + 1)),)))
     play.says(Piece(label, 3, (Answer(play.liar.me, b"own"),)))
@@ -289,6 +305,25 @@ def test_a_liar_speaks_for_its_own_part_only() -> None:
     outcome = play_outcomes[0]
     assert outcome.answers[play.liar.me] == b"own"
     assert outside not in outcome.answers or outcome.answers[outside] != b"lie"
+
+
+def test_a_liar_that_reached_more_than_can_be_said_costs_its_parent_nothing() -> None:
+    play = caught(18)
+    pieces: list[Piece] = []
+    play.says(Ask(5, play.liar.me, all_but(play.liar), 1, 5000, "count", b""))
+    child = next(iter(play.victim.aggregates._branching.by_label.values()))
+
+    def taken(incoming: Incoming, message: Piece) -> PieceTaken:
+        pieces.append(message)
+        return PieceTaken()
+
+    play.liar.exchange.handle(Piece, None, taken)
+    Caught(play.world, play.world.members[child.id], play.victim).says(
+        Piece(child.label, 0, last=True, reached=MAX_REACHED, value=packed(1))
+    )
+    play.world.engine.run_for(DEADLINE_S)
+    assert pieces[-1].last and pieces[-1].reached == MAX_REACHED
+    assert not play.world.refused
 
 
 def test_answers_nobody_asked_for_are_counted_and_forgotten() -> None:

@@ -17,6 +17,14 @@ def test_an_arc_holds_its_low_end_and_not_its_high_end_also_over_the_top() -> No
     assert Arc(7, 7).length == CIRCLE
 
 
+def test_an_arc_covers_what_lies_in_it_whole_also_over_the_top() -> None:
+    over = Arc(CIRCLE - 5, 5)
+    assert over.covers(over) and over.covers(Arc(CIRCLE - 1, 3)) and over.covers(Arc(4, 5))
+    assert not over.covers(Arc(4, 6)) and not over.covers(Arc(CIRCLE - 6, 0)) and not over.covers(Arc(0, 0))
+    assert not over.covers(Arc(4, CIRCLE - 4)), "around the other way"
+    assert Arc(7, 7).covers(Arc(7, 7)) and Arc(7, 7).covers(over)
+
+
 def test_without_leaves_no_empty_arcs() -> None:
     assert without(Arc(10, 20), 10) == [Arc(11, 20)]
     assert without(Arc(10, 20), 19) == [Arc(10, 19)]

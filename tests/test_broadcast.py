@@ -232,7 +232,7 @@ def test_a_liar_who_names_ever_other_origins_is_held_to_its_own_rate_and_fills_n
             victim.broadcast.receive(liar.me, [forged(origin, Arc(here, (here + 1) % CIRCLE), number=number)])
     assert len(heard.frames[victim.me]) <= HOP_SHARE * limits.packets_per_s * limits.burst_s
     assert len(victim.broadcast._seen) <= MAX_ORIGINS
-    assert len(victim.broadcast._meter._buckets) <= MAX_METERED
+    assert len(victim.broadcast._meter._of_origins) <= MAX_METERED
 
 
 def test_a_liar_can_neither_use_up_an_origins_rate_nor_its_numbers_elsewhere() -> None:
@@ -246,6 +246,16 @@ def test_a_liar_can_neither_use_up_an_origins_rate_nor_its_numbers_elsewhere() -
     origin.broadcast.send(CHANNEL, [b"truth"])
     world.engine.run_for(2)
     assert heard.times(b"truth")[1] == 49
+
+
+def test_whoever_invents_origins_fills_nobody_elses_bucket() -> None:
+    meter = Meter(Limits(packets_per_s=10, bytes_per_s=1e9, burst_s=1.0))
+    taken = 0
+    for burst in range(5):
+        taken += sum(meter.take(1, origin, 10, 0.0) for origin in range(100))
+        for origin in range(MAX_METERED):
+            meter.take(2, 1000 * burst + origin, 10, 0.0)
+    assert taken <= HOP_SHARE * 10
 
 
 def test_rates_come_back_with_time() -> None:

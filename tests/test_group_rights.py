@@ -91,6 +91,7 @@ def test_older_nodes_may_ignore_the_groups() -> None:
         b"\x04\x03a=0",  # octets, no text
         b"\x0c\x04a=0",  # longer than it is
         b"\x0c\x81\x03a=0",  # not in the shortest form
+        b"\x0c\xd1" + b",".join(b"%s%d=1" % (b"a" * 31, number) for number in range(6)),  # a long one's in no form
         b"\x0c\x02a=",
         b"\x0c\x04a=00",
         b"\x0c\x03A=0",

@@ -188,6 +188,37 @@ def test_an_edge_that_one_end_has_forgotten_is_found_out_and_made_again(seed: in
     assert edge is not None and edge.joined and ring.whole(), f"seed {seed}"
 
 
+@pytest.mark.parametrize("seed", SEEDS[:1])
+def test_an_answer_to_who_has_left_and_joined_again_makes_no_edge_of_the_ring_that_was_left(seed: int) -> None:
+    world = grown(20, seed)
+    ring = group(world, world.nodes[:4], secret_of(seed))
+    node = world.nodes[10]
+    peer = session(world, node, ring.nodes[0].node)
+    left = node.groups.join("studio", secret_of(seed))
+    left._admission.seek(peer, lambda edge: None)
+    node.groups.leave("studio", secret=True)
+    ring.join(node)
+    world.engine.run_until(ring.whole, limit_s=30)
+    assert not left.edges.peers, f"seed {seed}"
+    assert all(left not in sharing for sharing in node.groups._sharing.values()), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS[:1])
+def test_a_member_that_says_over_and_over_that_it_has_forgotten_is_asked_once_at_a_time(seed: int) -> None:
+    world = grown(20, seed)
+    ring = group(world, world.nodes[:4], secret_of(seed))
+    world.engine.run_for(5)
+    liar, victim = ring.nodes[0], ring.nodes[1]
+    ear = Tap(liar.node)
+    peer = liar.node.parts.sessions.peers[victim.id]
+    for _ in range(300):
+        peer.send(bytes((Inner.GROUP,)) + liar.subring.right.tag + bytes((Inner.KEEPALIVE,)))
+    world.engine.run_for(5)
+    asked = [each for source, each in ear.seen if source == victim.id and each[1 + TAG_BYTES] == Inner.ADMISSION]
+    assert len(asked) == 1, f"seed {seed}"
+    assert ring.whole()
+
+
 def test_a_node_is_in_a_bounded_number_of_groups() -> None:
     world = grown(1, 1)
     for number in range(MAX_SUBRINGS):
@@ -295,8 +326,7 @@ def named(nodes: int, seed: int, *, members: range) -> tuple[World, Authority]:
 def reissue(world: World, authority: Authority, number: int) -> Node:
     """Node `number` is stopped, and started with a new certificate."""
     old = next(node for node in world.nodes if node.identity.member.name == f"n{number}")
-    old.stop()
-    world.nodes.remove(old)
+    world.leave(old)
     rng = Random(f"reissued {number}")
     world._identities[number] = authority.issue(f"n{number}", None, START_S, rng).identity(START_S)
     return world.start(number)

@@ -110,6 +110,15 @@ def test_what_came_as_a_run_does_not_come_again_in_any_way() -> None:
     assert len(opened_as_run(bob, memoryview(b"".join(sealed)), size, 0)) == 5  # the two gaps, and what came after
 
 
+@pytest.mark.parametrize(("size", "last"), [(2000, 100), (3000, 1500), (9000, 1)])
+def test_long_datagrams_whose_plaintexts_fill_the_room_are_opened_with_what_follows(size: int, last: int) -> None:
+    alice, bob = keypairs()
+    plaintexts = plaintexts_of(most(size) + 1, size, last)
+    sealed = alice.seal_all(plaintexts)
+    assert len(b"".join(sealed)) <= MAX_RUN_BYTES, "it can come in one piece"
+    assert opened_as_run(bob, memoryview(b"".join(sealed)), len(sealed[0]), 0) == plaintexts
+
+
 @fuzzed(weight=0.5)
 @given(
     gaps=st.lists(st.sampled_from((1, 1, 1, 2, 7, 8127, 9000)), min_size=1, max_size=12), late=st.integers(0, 20_000)

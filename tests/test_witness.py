@@ -8,7 +8,18 @@ from collections.abc import Callable
 from ipop.cast_wire import Cast, Kind, Warrant, parse, sign_alone, sign_together
 from ipop.ethernet import ipv4_packet, ipv6_packet
 from ipop.resolve import Address, Located, Reason
-from ipop.witness import CHECKS_AT_ONCE, FRESH_S, KNOWN_S, MAX_ASKED, MAX_HELD, MAX_WAITING, REMEMBER_S, Witness
+from ipop.witness import (
+    CHECKS_AT_ONCE,
+    FRESH_S,
+    KNOWN_S,
+    LOOKUPS_AT_ONCE,
+    LOOKUPS_PER_S,
+    MAX_ASKED,
+    MAX_HELD,
+    MAX_WAITING,
+    REMEMBER_S,
+    Witness,
+)
 from sims.engine import Engine
 from sims.latency import Constant
 from sims.network import Network
@@ -149,6 +160,19 @@ def test_addresses_that_nobody_holds_are_asked_about_seldom_and_few_at_a_time() 
     court.answers = False
     court.judge(*nobody[1:], cast)
     assert len(court.asked) == 1 + MAX_ASKED and court.counters["cast_origin_not_asked"] == 2
+
+
+def test_who_invents_addresses_makes_no_storm_of_lookups() -> None:
+    court = Court()
+    sign, seconds = court.members[1].sign, 10
+    for number in range(400 * seconds):
+        source = bytes((10, 77, number >> 8, number & 0xFF))
+        court.judge(parse(sign_alone(sign, Kind.PACKET, ipv4_packet(b"", 17, source, GROUP), 1, 5)))
+        court.engine.run_for(1 / 400)
+    assert len(court.asked) <= LOOKUPS_AT_ONCE + LOOKUPS_PER_S * seconds + 1
+    assert len(court.asked) + court.counters["cast_origin_not_asked"] == 400 * seconds
+    court.engine.run_for(1.0)
+    assert court.judge(court.frames(b"a")[0]) == [(b"a", True)], "others are found again at once"
 
 
 def test_what_somebody_kept_does_not_pass_later() -> None:

@@ -31,12 +31,13 @@ _GROUP = bytes((Inner.GROUP,))
 class GroupEdge:
     """One admitted member, as an edge of one group's ring."""
 
-    __slots__ = ("_head", "declared", "joined", "peer", "told_joined", "unwanted_at")
+    __slots__ = ("_head", "declared", "in_question", "joined", "peer", "told_joined", "unwanted_at")
 
     def __init__(self, peer: Peer, tag: bytes) -> None:
         self.peer = peer
         self._head = _GROUP + tag
         self.joined = self.told_joined = False
+        self.in_question = False  # the other end says that it has no such edge, and is asked again
         self.declared: tuple[Endpoint, ...] = ()
         self.unwanted_at: float | None = None  # since when this node has not needed it
 

@@ -148,6 +148,7 @@ class Subring:
             for edge in list(self._edges.edges()):
                 self.ring.exchange.tell(edge, Leave())
             self._entries.withdraw()
+        self._waiting = True  # an answer of admission may still be on its way
         self._entries.stop()
         if self._timer is not None:
             self._timer.cancel()
@@ -276,6 +277,8 @@ class Subring:
 
     def _admit(self, peer: Peer, joined: bool) -> GroupEdge | None:
         """A peer proved that it is a member."""
+        if self._waiting:
+            return None
         edge = self._edges.of(peer)
         if edge is None:
             if len(self._edges.peers) >= MAX_EDGES and not self._make_room():
@@ -307,10 +310,15 @@ class Subring:
     def _ask_again(self, edge: GroupEdge) -> None:
         """The other end has no edge to us: it forgot us, or thinks that we have no right any more."""
 
+        if edge.in_question:
+            return
+
         def done(renewed: GroupEdge | None) -> None:
+            edge.in_question = False
             if renewed is None and self._edges.peers.get(edge.id) is edge:
                 self._drop(edge, dead=False)
 
+        edge.in_question = True
         self._admission.seek(edge.peer, done)
 
     def _arrived(self, envelope: Envelope, hops: int) -> None:
