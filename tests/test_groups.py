@@ -99,6 +99,35 @@ def test_eight_nodes_that_join_at_once_form_a_group_and_a_ninth_is_in_soon(seed:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_groups_of_nodes_that_all_begin_alone_form_without_going_astray(seed: int) -> None:
+    """Each is a ring of one that gives itself up for another. Who was such a ring was asked the way for as long as
+    others took it for a member, and when all had given up for each other, all waited: it took up to a minute."""
+    world = settled(60, seed)
+    took_s = []
+    for number in range(10):
+        ring = GroupRing(world, f"g{number}", secret_of(number))
+        ring.join(*world.engine.rng.sample(world.nodes, 8))
+        took_s.append(world.engine.run_until(ring.whole, limit_s=60))
+        world.engine.run_for(1)
+    print(f"seed {seed}:", *(f"{each:.1f}" for each in took_s))
+    assert max(took_s) < 6, f"seed {seed}: {took_s}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_gives_its_place_up_is_at_once_no_member_to_anybody_and_comes_back(seed: int) -> None:
+    world = settled(20, seed)
+    ring = group(world, world.nodes[:6], secret_of(seed))
+    world.engine.run_for(5)
+    one, *others = ring.nodes
+    one.subring.ring.near.reset()
+    world.engine.run_for(0.2)
+    for other in others:
+        edge = other.subring.edges.peers[one.id]
+        assert not edge.joined and one.id not in other.subring.ring.near.lists, f"seed {seed}"
+    world.engine.run_until(ring.whole, limit_s=20)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_zaves_invariants_hold_in_a_group_after_every_event_while_members_join(seed: int) -> None:
     world = settled(40, seed)
     ring = group(world, world.nodes[: NEAR + 1], secret_of(seed))
