@@ -3,6 +3,7 @@
     OUTSIDE -> (an edge to a member) -> JOINING: who is near my id? link to the successor, take over its list
             -> MEMBER | nobody answers: start again with another member
     OUTSIDE -> (no member found for ALONE_AFTER_S) -> MEMBER of a ring of one, which merges with any ring it meets
+    MEMBER -> (a ring of one met another; a side of the lists is lost) -> OUTSIDE, and every edge is told at once
 
 A member stabilizes with its immediate neighbours on a timer and whenever something changed, tells them at once when
 its lists change, and now and then asks a far node who is near its own id: this is what heals rings that split.
@@ -389,7 +390,7 @@ class Near:
         return True
 
     def _lost_a_side(self) -> None:
-        """All successors (or predecessors) died at once: find the way round through anybody else."""
+        """All successors (or predecessors) went at once: find the way round through anybody else, or begin anew."""
         self._counters["near_list_lost"] += 1
         members = self._members()
         if members:
