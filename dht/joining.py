@@ -30,10 +30,17 @@ class Join:
         self._enter, self._failed = enter, failed
         self._steps = 0
         self._over = False
+        self._leaf: Edge | None = None  # while its answer is awaited
 
     def begin(self, leaf: Edge) -> None:
         """Start through `leaf`, a member."""
+        self._leaf = leaf
         self._ask(leaf, FindFor(self._me), (Found,), self._found)
+
+    def no_member(self, edge: Edge) -> None:
+        """`edge` says that it is no member: if we wait for its answer, we may wait long."""
+        if edge is self._leaf and not self._over:
+            self._fail()
 
     def abandon(self) -> None:
         """Forget it; nobody is called any more."""
@@ -42,6 +49,7 @@ class Join:
     def _found(self, answer: Message | None) -> None:
         if self._over:
             return
+        self._leaf = None
         if not isinstance(answer, Found):
             self._fail()
             return

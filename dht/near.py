@@ -3,6 +3,7 @@
     OUTSIDE -> (an edge to a member) -> JOINING: who is near my id? link to the successor, take over its list
             -> MEMBER | nobody answers: start again with another member
     OUTSIDE -> (no member found for ALONE_AFTER_S) -> MEMBER of a ring of one, which merges with any ring it meets
+    MEMBER -> (a ring of one met another; a side of the lists is lost) -> OUTSIDE, and every edge is told at once
 
 A member stabilizes with its immediate neighbours on a timer and whenever something changed, tells them at once when
 its lists change, and now and then asks a far node who is near its own id: this is what heals rings that split.
@@ -183,6 +184,8 @@ class Near:
         if not message.joined:
             if self._drop(peer.id):
                 self._tell_change()
+            if self._join is not None:
+                self._join.no_member(peer)
             return
         if not self.joined:
             if came_in and self.place is Place.OUTSIDE:
@@ -262,11 +265,17 @@ class Near:
         self._counters["join_failed"] += 1
         self._become(Place.OUTSIDE)
         self._later("retry", self._host.rng.uniform(0.5, 1.0), self._retry)
+        if not self._members():
+            self._alone_soon()
+
+    def _alone_soon(self) -> None:
+        """All that we know may have given themselves up for each other: one must be the first to begin anew."""
+        self._later("alone", self._host.rng.uniform(0.2, 1.0) * ALONE_AFTER_S, self._settle_alone)
 
     def _retry(self) -> None:
         if self.place is not Place.OUTSIDE:
             return
-        members = [peer for peer in self._edges.edges() if peer.joined and peer.up]
+        members = self._members()
         if members:
             self._join_through(self._host.rng.choice(members))
 
@@ -274,7 +283,7 @@ class Near:
         """Nobody to join: a ring of one, which others can join and which merges with any ring it meets."""
         if self.joined:
             return
-        if any(peer.joined and peer.up for peer in self._edges.edges()):
+        if self._members():
             self._become(Place.OUTSIDE)
             self._retry()
             self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
@@ -381,12 +390,15 @@ class Near:
         return True
 
     def _lost_a_side(self) -> None:
-        """All successors (or predecessors) died at once: find the way round through anybody else."""
+        """All successors (or predecessors) went at once: find the way round through anybody else, or begin anew."""
         self._counters["near_list_lost"] += 1
-        members = [peer for peer in self._edges.edges() if peer.joined and peer.up]
+        members = self._members()
         if members:
             self._become(Place.OUTSIDE)
             self._join_through(self._host.rng.choice(members))
+        else:
+            self.reset()
+            self._alone_soon()
 
     def _tell_change(self) -> None:
         self.changed()
@@ -417,9 +429,17 @@ class Near:
             self._join.abandon()
             self._join = None
         if place is not self.place:
-            self.place = place
+            was_member, self.place = self.joined, place
             self.lists.version += 1
+            if was_member:
+                self._tell_that_we_are_out()
             self.became(place)
+
+    def _tell_that_we_are_out(self) -> None:
+        """Who thinks us a member routes what is for our place to us: even our own question for a way back in."""
+        for peer in list(self._edges.edges()):
+            if peer.told_joined and peer.up and peer.path is not None:
+                self._tell_of_us(peer)
 
     def _later(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
         timer = self._timers.pop(name, None)
@@ -430,6 +450,9 @@ class Near:
     def _edge(self, node_id: int) -> Edge | None:
         peer = self._edges.peers.get(node_id)
         return peer if peer is not None and peer.path is not None and peer.up else None
+
+    def _members(self) -> list[Edge]:
+        return [peer for peer in self._edges.edges() if peer.joined and peer.up]
 
     def _near_edges(self) -> list[Edge]:
         edges = (self._edge(node_id) for node_id in self.lists.members())

@@ -8,7 +8,6 @@ ms, time zone, then alternating durations in ms.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from dht.certificate import Member
 from dht.crawl import Crawled
 from dht.identity import Identity
 from dht.node import Node
+from sims.churn import Transition
 from sims.constructed import construct
 from sims.engine import Engine
 from sims.latency import Latency
@@ -192,14 +192,14 @@ def under_churn(
     identities: Sequence[Identity],
     latency: Latency,
     seed: int,
-    changes: Sequence[tuple[float, int, bool]],
+    changes: Sequence[Transition],
     *,
     duration_s: float,
     every_s: float = 15.0,
     before_s: float = 30.0,
     after_s: float = 20.0,
 ) -> Churned:
-    """Start and crash nodes as `changes` (s, number, up) says, and let a random member broadcast now and then."""
+    """Start and crash nodes as `changes` says, and let a random member broadcast now and then."""
     engine = Engine(seed)
     world = World(engine, Network(engine, latency), identities)
     by_number: dict[int, Node] = {}
@@ -256,30 +256,3 @@ def under_churn(
     repeated = sum(len(each) - len(set(each)) for each in got.values())
     total = sum(len(stayed) for _, _, stayed, _ in due)
     return Churned(len(due), sum(up for *_, up in due) / max(1, len(due)), total, frames, notices, repeated)
-
-
-def phone_changes(
-    path: str, nodes: int, seed: int, duration_s: float, skip_s: float = 6 * 3600.0
-) -> list[tuple[float, int, bool]]:
-    """Comings and goings of `nodes` different phones, drawn at random, in the order of time. Raises ValueError for
-    what is no such trace, OSError when there is none."""
-    with gzip.open(path, "rt") if path.endswith(".gz") else open(path) as file:
-        rows = [line.split() for line in file]
-    rows = [row for row in rows if len(row) > 4]
-    if len(rows) < nodes:
-        raise ValueError(f"{path} has {len(rows)} lines of a trace, fewer than {nodes} nodes")
-    changes = []
-    for number, row in enumerate(Engine(seed).rng.sample(rows, nodes)):
-        up, at = row[1] == "1", 0.0
-        states = [(0.0, up)]
-        for duration in row[4:]:
-            at += int(duration) / 1000.0
-            up = not up
-            if at <= skip_s:
-                states = [(0.0, up)]
-            elif at - skip_s <= duration_s:
-                states.append((at - skip_s, up))
-            else:
-                break
-        changes += [(when, number, is_up) for when, is_up in states if is_up or when > 0.0]
-    return sorted(changes)

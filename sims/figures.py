@@ -41,9 +41,10 @@ from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
 from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
+from sims.churn import load_trace, replay
 from sims.coordinates import JOIN_SAMPLES, ROUNDS, accuracy
 from sims.engine import START, Engine
-from sims.everybody import broadcasts, crawls, phone_changes, under_churn
+from sims.everybody import broadcasts, crawls, under_churn
 from sims.groups import cost_text, formation, formation_text, idle_cost
 from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
@@ -56,6 +57,7 @@ GAP_S = 0.1  # between two nodes that start while a world grows
 LOOKUPS = 2000
 JOINS = 40
 HOUR_S = 3600.0
+PHONES_SKIP_S = 6 * HOUR_S  # of a phone's trace: it may begin up because somebody had just installed the recorder
 BROADCASTS = 10
 BROKEN = (0.3, 0.4)  # of links, where routability is measured
 
@@ -233,7 +235,7 @@ def show_everybody(figure: str, nodes: int, latency: Latency, seed: int, churn: 
         print(f"{found.frozen} stalled: {len(found.stalled.nodes)} in {found.stalled.took_s:.2f} s of 10, {named}")
         return
     if churn is not None:
-        changes = phone_changes(churn, nodes, seed, HOUR_S)
+        changes = list(replay(load_trace(churn), nodes, HOUR_S, Random(seed), skip_s=PHONES_SKIP_S))
         came = under_churn(identities, latency, seed, changes, duration_s=HOUR_S)
         print(f"{came.broadcasts} broadcasts among {came.up:.0f} of {nodes} phones, {len(changes)} comings and goings")
         print(f"of {came.due} to those that were up throughout, frames {came.frames / came.due:.3%} arrived,")

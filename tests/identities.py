@@ -8,6 +8,7 @@ from random import Random
 
 from dht.certificate import Network
 from dht.identity import Identity
+from dht.suite import NOISE, Suite
 from ipop.authority import Authority, create_authority
 
 START_S = 1_800_000_000.0
@@ -23,8 +24,10 @@ def make_network(seed: int, subnet: str = SUBNET, now: float = START_S) -> Netwo
     return make_authority(seed, subnet, now).network
 
 
-def make_identities(count: int, seed: int, subnet: str = SUBNET, now: float = START_S) -> list[Identity]:
+def make_identities(
+    count: int, seed: int, subnet: str = SUBNET, now: float = START_S, suite: Suite = NOISE
+) -> list[Identity]:
     """Members `n0`, `n1`, ... of `make_network(seed)`, at its first addresses."""
     authority = make_authority(seed, subnet, now)
     rng = Random(f"identities {seed}")
-    return [authority.issue(f"n{number}", None, now, rng).identity(now) for number in range(count)]
+    return [authority.issue(f"n{number}", None, now, rng).identity(now, suite) for number in range(count)]
