@@ -78,13 +78,15 @@ def list_() -> None:
     from sims.runner import read_file, shipped_scenarios
     from sims.scenario.plan import ScenarioError, Wanted
 
-    for path in shipped_scenarios():
+    shipped = shipped_scenarios()
+    width = max(len(path.stem) for path in shipped) + 2
+    for path in shipped:
         try:
             told = read_file(path, Wanted()).plan.description
         except ScenarioError:
             # Its data files may not be on this machine: the line is there all the same.
             told = tomllib.loads(path.read_text("utf-8")).get("description", "")
-        print(f"{path.stem:<16}{told}")
+        print(f"{path.stem:<{width}}{told}")
 
 
 @app.command()

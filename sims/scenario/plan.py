@@ -7,10 +7,10 @@
     duration_s = 60                    # of measuring, after arrival
     drain_s = 10                       # for answers on their way
 
-    [network]                          # loss, duplicate, jitter_ms, broken_links
+    [network]                          # loss, duplicate, jitter_ms, broken_links, up_kbit_per_s, down_kbit_per_s
     [network.latency]                  # kind = "constant" (default, 100 ms), "matrix", "coordinates", ...
     [nat]                              # share of nodes behind each preset of sims.nat: cone = 0.3; the rest is public
-    [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); aes
+    [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); crypto; aes
     [arrival]                          # kind = "one-by-one" (default), "together", "poisson"
     [churn]                            # kind, and reboot = "crash" or "leave"
     [attack]                           # kind, and fraction of the members that are hostile
@@ -40,6 +40,7 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
+from sims.link import LEAST_QUEUE_BYTES, AccessLink
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.measures import Reduce, Selection
@@ -78,6 +79,15 @@ class NetworkOptions:
     duplicate: float = share(0.0, "share of datagrams that arrive twice")
     jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0)
     broken_links: float = share(0.0, "share of all pairs of nodes between which nothing passes")
+    up_kbit_per_s: float | None = option(None, "what each node's access link sends; no limit else", above=0.0)
+    down_kbit_per_s: float | None = option(None, "what it receives; no limit else", above=0.0)
+    queue_bytes: int = option(64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES)
+
+    @property
+    def access_link(self) -> AccessLink | None:
+        """Every node's, None without a limit."""
+        up, down = (each and each * 1000.0 for each in (self.up_kbit_per_s, self.down_kbit_per_s))
+        return None if up is None and down is None else AccessLink(up, down, self.queue_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,11 @@ class StackOptions:
     """What every node runs."""
 
     kind: str = option("ring", "the ring alone, or whole VPN nodes with TAPs in memory", choices=("ring", "vpn"))
+    crypto: str = option(
+        "noise",
+        "the real cryptography, or none, in messages of the same sizes: faster, and the same run but for forgers",
+        choices=("noise", "plain"),
+    )
     aes: bool = option(False, "whether nodes say that they have AES in hardware")
     routing: str = option("", "another routing policy: 'package.module:function', see examples/sim_routing.py")
 
@@ -262,8 +277,13 @@ class _Reader:
                 else:
                     self._set(document, key, value, self._source.place(where))
         for key, value in wanted.settings.items():
-            document["sweep"].pop(key, None)
-            self._set(document, key, value, f"--set {key}")
+            swept = key.removeprefix("sweep.")
+            document["sweep"].pop(swept, None)
+            if swept != key:
+                document["sweep"][swept], origins[swept] = value, ("sweep", swept)
+                self._source.comes_from(("sweep", swept), f"--set {key}")
+            else:
+                self._set(document, key, value, f"--set {key}")
         seeds = wanted.seeds or self._seeds(document.pop("seeds", "1"))
         document.pop("seeds", None)
         measures = self._entries(document, "measure", MeasureOptions)
