@@ -22,7 +22,6 @@ _WrongUsage: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     help="Runs the product's own nodes in simulated worlds, as a scenario file says.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -52,12 +51,15 @@ def run(
 
     try:
         wanted_seeds = seeds_of(seeds) if seeds is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--seeds") from None
+    try:
         settings = dict(_setting(each) for each in setting or ())
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint="--set") from None
     given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings))
     if resume and out is None:
-        raise typer.BadParameter("--resume needs --out DIR, the folder of the interrupted run")
+        raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
     folder = out or Path("results") / f"{given.plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
     results = Results(folder)
     with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
@@ -149,7 +151,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """`key=value`, the value as TOML has it; a bare word is a text. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set needs KEY=VALUE, not '{text}'")
+        raise ValueError(f"this needs KEY=VALUE, not '{text}'")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -181,7 +183,7 @@ def main() -> None:
     from sims.scenario.plan import ScenarioError
 
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="p2pvpn-sim", standalone_mode=False)
     except _WrongUsage as error:
         _fail(error.format_message(), 2)
     except ScenarioError as error:

@@ -14,7 +14,7 @@ SUBNET = "10.64.0.0/10"  # room for four million nodes
 
 
 def members(count: int, seed: int, suite: Suite = NOISE) -> list[Identity]:
-    """`count` members, valid from the instant at which simulated worlds begin. `suite` is what they shake hands with."""
+    """`count` members, valid from the instant at which simulated worlds begin. `suite`: what they shake hands by."""
     rng = Random(seed)
     authority = create_authority("simulated", IPv4Network(SUBNET), START, rng)
     return [authority.issue(f"n{number}", None, START, rng).identity(START, suite) for number in range(count)]

@@ -12,6 +12,7 @@ from typing import Any
 from sims.executor import Done, Executor, Failed, Task
 from sims.results import Results, described, file_sha256
 from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
+from sims.toml_source import suggestion
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 
@@ -32,8 +33,10 @@ def find_scenario(name: str) -> Path:
         return path
     shipped = SCENARIOS / f"{name}.toml"
     if not shipped.exists():
-        listed = ", ".join(each.stem for each in shipped_scenarios())
-        raise ScenarioError(f"{name}: neither a file nor a shipped scenario; these are: {listed}")
+        names = [each.stem for each in shipped_scenarios()]
+        raise ScenarioError(
+            f"{name}: neither a file nor a shipped scenario{suggestion(name, names)}; these are: {', '.join(names)}"
+        )
     return shipped
 
 

@@ -329,7 +329,7 @@ class _Reader:
         if isinstance(hostile, bool) or not isinstance(hostile, int | float) or not 0 <= hostile <= 1:
             self._source.refuse(("attack", "fraction"), f"{toml_text(hostile)} is not a number from 0 to 1")
         stack = read(StackOptions, self._table("stack", document.get("stack", {})), ("stack",))
-        return Scenario(
+        scenario = Scenario(
             general=general,
             network=read(NetworkOptions, network, ("network",), besides=("latency",)),
             link=self._part(where, latency, catalogue.links, Link),
@@ -345,6 +345,9 @@ class _Reader:
             faults=self._timed(document, "fault", catalogue.faults, Fault, "at_s", 0.0),
             probes=self._timed(document, "probe", catalogue.probes, Probe, "every_s", 0.0),
         )
+        if (unfit := getattr(scenario.arrival, "unfit", None)) is not None and (found := unfit(scenario)):
+            self._source.refuse(*found)
+        return scenario
 
     def _timed(
         self,
