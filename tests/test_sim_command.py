@@ -147,7 +147,7 @@ def test_a_failing_seed_names_the_line_that_replays_it(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (("run", "tiny.toml", "--seeds", "many"), "'many' are no seeds"),
-        (("run", "tiny.toml", "--set", "nodes"), "--set needs KEY=VALUE"),
+        (("run", "tiny.toml", "--set", "nodes"), "--set: this needs KEY=VALUE"),
         (("run", "tiny.toml", "--set", "nods=1"), "--set nods: nods: no such key (did you mean 'nodes'?)"),
         (("run", "gone.toml"), "gone.toml: No such file or directory"),
         (("run", "gone"), "neither a file nor a shipped scenario; these are: "),
