@@ -44,14 +44,14 @@ def draw_all(plan: Plan, results: Results, result: Mapping[str, Any]) -> list[st
             )
         except ValueError as error:
             raise ResultsError(f"plot '{plot.name}': {error}") from None
-        for ending, content in draw(plot, series, plan).items():
+        for ending, content in draw(plot, series, _unfinished(result) or _confidence(len(plan.seeds))).items():
             results.write_plot(f"{plot.name}.{ending}", content)
             written.append(f"{plot.name}.{ending}")
     return written
 
 
-def draw(plot: PlotOptions, series: Sequence[Series], plan: Plan) -> dict[str, bytes]:
-    """One figure, by file ending. Raises ResultsError where matplotlib is missing."""
+def draw(plot: PlotOptions, series: Sequence[Series], note: str) -> dict[str, bytes]:
+    """One figure, by file ending, with a note in its corner. Raises ResultsError where matplotlib is missing."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -73,7 +73,7 @@ def draw(plot: PlotOptions, series: Sequence[Series], plan: Plan) -> dict[str, b
         for reference, (style, marker) in zip(plot.reference, cycle(REFERENCE_STYLES)):
             xs, ys = [point[0] for point in reference.points], [point[1] for point in reference.points]
             axes.plot(xs, ys, style, color="0.4", marker=marker, label=_told_by(reference))
-        _furnish(axes, plot, plan, series)
+        _furnish(axes, plot, series, note)
         content = {}
         for ending in ("png", "svg"):
             buffer = io.BytesIO()
@@ -98,11 +98,24 @@ def table(plot: PlotOptions, result: Mapping[str, Any]) -> str:
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
     seeds = len(result["seeds"])
     foot = ["", f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half of the 95 % confidence interval."]
+    if unfinished := _unfinished(result):
+        foot[1] += f" This is {unfinished}."
     published = [
         f"Published: {reference.label}, {reference.source}: " + ", ".join(f"{x:g}: {y:g}" for x, y in reference.points)
         for reference in plot.reference
     ]
     return "\n".join([*title, *rows, *foot, *published]) + "\n"
+
+
+def _unfinished(result: Mapping[str, Any]) -> str:
+    """How much there is of what is not all there; empty when it is."""
+    performed = sum(len(point["trace_hash"]) for point in result["points"])
+    wanted = len(result["points"]) * len(result["seeds"])
+    return f"unfinished: {performed} of {wanted} runs" if performed < wanted else ""
+
+
+def _confidence(seeds: int) -> str:
+    return f"{seeds} seeds, 95 % confidence" if seeds > 1 else "one seed: no confidence interval"
 
 
 def _told(estimate: Mapping[str, Any] | None) -> str:
@@ -136,7 +149,7 @@ def _distribution(axes: Any, line: Series, color: str, label: str | None) -> Non
     axes.fill_between(xs, lows, highs, step="post", color=color, alpha=0.25, linewidth=0)
 
 
-def _furnish(axes: Any, plot: PlotOptions, plan: Plan, series: Sequence[Series]) -> None:
+def _furnish(axes: Any, plot: PlotOptions, series: Sequence[Series], note: str) -> None:
     axes.set_title(plot.title or plot.name, fontsize="medium")
     axes.set_xlabel(plot.x_label or (plot.y if plot.kind == "cdf" else plot.x))
     axes.set_ylabel(plot.y_label or ("share" if plot.kind == "cdf" else plot.y or "rows"))
@@ -160,6 +173,4 @@ def _furnish(axes: Any, plot: PlotOptions, plan: Plan, series: Sequence[Series])
         axes.figure.legend(
             *zip(*handles, strict=True), fontsize="small", loc="outside lower left", frameon=False, borderaxespad=1.6
         )
-    seeds = len(plan.seeds)
-    told = f"{seeds} seeds, 95 % confidence" if seeds > 1 else "one seed: no confidence interval"
-    axes.figure.text(0.995, 0.005, told, ha="right", va="bottom", fontsize="x-small", color="0.4")
+    axes.figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize="x-small", color="0.4")
