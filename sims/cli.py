@@ -34,6 +34,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(metavar="A-B", help="Instead of the file's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="For the results; results/NAME-TIME else.")] = None,
     small: Annotated[bool, typer.Option("--small", help="With the values of [small].")] = False,
+    full: Annotated[bool, typer.Option("--full", help="With those of [full]: the published sizes.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
     engine: Annotated[str, typer.Option(metavar="ENGINE", help="local, or dask://HOST:PORT.")] = "local",
     setting: Annotated[
@@ -49,6 +50,8 @@ def run(
     from sims.runner import find_scenario, read_file, run_plan
     from sims.scenario.plan import Wanted, seeds_of
 
+    if small and full:
+        raise typer.BadParameter("either --small or --full")
     try:
         wanted_seeds = seeds_of(seeds) if seeds is not None else None
     except ValueError as error:
@@ -57,7 +60,7 @@ def run(
         settings = dict(_setting(each) for each in setting or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
-    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings))
+    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings, full))
     if resume and out is None:
         raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
     folder = out or Path("results") / f"{given.plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -107,7 +110,7 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
         results.scenario_text(),
         str(folder / "scenario.toml"),
         lambda name: find(name) or name,
-        Wanted(description["small"], tuple(description["seeds"]), description["settings"]),
+        Wanted(description["small"], tuple(description["seeds"]), description["settings"], description.get("full", False)),
     )
     result = results.conclude(plan, results.failures())
     for name in draw_all(plan, results, result):

@@ -83,6 +83,8 @@ def replay(given: Given, settings: Mapping[str, Any], task: Task) -> str:
     command = ["p2pvpn-sim", "run", str(given.path), "--seeds", str(task.seed)]
     if given.plan.small:
         command.append("--small")
+    if given.plan.full:
+        command.append("--full")
     for key, value in {**settings, **task.settings}.items():
         command += ["--set", f"{key}={_set_value(value)}"]
     return shlex.join(command)

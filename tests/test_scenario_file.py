@@ -203,6 +203,13 @@ def test_a_mistake_on_the_command_line_is_found_there() -> None:
     assert error_of(BASE + "[small]\nnodes = -1\n", Wanted(small=True)) == "my.toml, line 3: nodes: -1 is less than 1"
 
 
+def test_the_published_size_is_a_table_of_its_own() -> None:
+    text = BASE + "[small]\nnodes = 3\n[full]\nnodes = 900\n"
+    full = read(text, Wanted(full=True))
+    assert (full.points[0][1].general.nodes, full.full, read(text).points[0][1].general.nodes) == (900, True, 5)
+    assert error_of(BASE, Wanted(full=True)) == "my.toml: there is no table [full]: run it without --full"
+
+
 def test_the_command_line_replaces_a_sweep_by_another() -> None:
     text = BASE + "[sweep]\nnodes = [3, 4]\n"
     assert [settings for settings, _ in read(text, Wanted(settings={"sweep.nodes": [5, 6]})).points] == [
@@ -246,9 +253,9 @@ def test_a_part_of_ones_own_is_named_by_its_module() -> None:
 
 @pytest.mark.parametrize("path", shipped_scenarios(), ids=lambda path: path.stem)
 def test_the_shipped_scenarios_are_right_or_say_which_file_they_miss(path: Path) -> None:
-    for small in (False, True):
+    for wanted in (Wanted(), Wanted(small=True), Wanted(full=True)):
         try:
-            plan = read_file(path, Wanted(small=small)).plan
+            plan = read_file(path, wanted).plan
         except ScenarioError as error:
             assert "there is no file" in str(error)
             continue

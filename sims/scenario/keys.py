@@ -35,7 +35,7 @@ def _lines(catalogue: Catalogue) -> Iterator[str]:
     yield from _kinds("[[fault]]  and name, at_s", catalogue.faults)
     yield from _kinds("[[probe]]  and name, every_s (0: once, at the end)", catalogue.probes)
     yield '[sweep]  "dotted.key" = [value, ...]: every combination is run'
-    yield "[small]  other values for --small: dotted keys, sweep.* among them"
+    yield "[small], [full]  other values for --small and --full: dotted keys, sweep.* among them"
     yield ""
     yield from _section("[[measure]]", MeasureOptions)
     yield from _section("[[plot]]", PlotOptions)

@@ -25,6 +25,7 @@
     [small]                            # other values for --small, which CI runs
     nodes = 20
     workload.lookups.count = 50        # an entry of an array is named by its `name`, or else its `kind`
+    [full]                             # likewise for --full: the size of what was published
 
 `p2pvpn-sim keys` prints every key of every kind. Two entries of one kind need names. It never opens a file: it is given
 the text, and a function that finds the files that the text names.
@@ -211,6 +212,7 @@ class Plan:
     plots: tuple[PlotOptions, ...]
     files: Mapping[str, str]  # where the files are that it names
     small: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,10 +222,11 @@ class Wanted:
     small: bool = False
     seeds: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    full: bool = False
 
 
 _TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
-_AROUND = ("seeds", "sweep", "measure", "plot", "small")
+_AROUND = ("seeds", "sweep", "measure", "plot", "small", "full")
 _ARRAYS: tuple[Where, ...] = (("workload",), ("fault",), ("probe",))
 _GENERAL = tuple(each.name for each in fields(General))
 
@@ -265,12 +268,14 @@ class _Reader:
     def plan(self, wanted: Wanted) -> Plan:
         document = self._source.document()
         self._source.known((), document, (*_GENERAL, *_TOP, *_AROUND))
-        small = self._table("small", document.pop("small", {}))
+        sizes = {size: self._table(size, document.pop(size, {})) for size in ("small", "full")}
+        if wanted.full and not sizes["full"]:
+            self._source.refuse((), "there is no table [full]: run it without --full")
         sweep = dict(self._leaves(self._table("sweep", document.get("sweep", {})), ("sweep",)))
         document["sweep"] = {key: values for key, (values, _) in sweep.items()}
         origins = {key: where for key, (_, where) in sweep.items()}
-        if wanted.small:
-            for key, (value, where) in self._leaves(small, ("small",)):
+        for size in [size for size, asked in (("small", wanted.small), ("full", wanted.full)) if asked]:
+            for key, (value, where) in self._leaves(sizes[size], (size,)):
                 if key.startswith("sweep."):
                     document["sweep"][key.removeprefix("sweep.")] = value
                     origins[key.removeprefix("sweep.")] = where
@@ -292,7 +297,15 @@ class _Reader:
         general = points[0][1].general
         self._check(measures, plots, points[0][0])
         return Plan(
-            general.name, general.description, seeds, points, measures, plots, dict(self._options.files), wanted.small
+            general.name,
+            general.description,
+            seeds,
+            points,
+            measures,
+            plots,
+            dict(self._options.files),
+            wanted.small,
+            wanted.full,
         )
 
     def _points(self, document: dict[str, Any], origins: Mapping[str, Where]) -> Iterator[tuple[Settings, Scenario]]:
