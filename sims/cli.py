@@ -110,7 +110,9 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
         results.scenario_text(),
         str(folder / "scenario.toml"),
         lambda name: find(name) or name,
-        Wanted(description["small"], tuple(description["seeds"]), description["settings"], description.get("full", False)),
+        Wanted(
+            description["small"], tuple(description["seeds"]), description["settings"], description.get("full", False)
+        ),
     )
     result = results.conclude(plan, results.failures())
     for name in draw_all(plan, results, result):

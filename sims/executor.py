@@ -7,6 +7,7 @@ checksum, and must be where a worker runs. Results come in the order in which th
 from __future__ import annotations
 
 import gzip
+import logging
 import multiprocessing
 import resource
 import time
@@ -106,7 +107,8 @@ class LocalProcesses:
     """`jobs` processes of this machine, started afresh (spawn), so that they share no state with this one."""
 
     def __init__(self, jobs: int) -> None:
-        self._pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_without_logs)
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +132,11 @@ class LocalProcesses:
                     "a process that performed runs was killed, perhaps for want of memory: try fewer --jobs"
                 )
             yield futures[future], _outcome(future.result() if error is None else error)
+
+
+def _without_logs() -> None:
+    """What thousands of simulated nodes would tell their operators is nobody's to read: it would hide what we say."""
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 class DaskCluster:
