@@ -1,6 +1,6 @@
 """The `p2pvpn-sim` command †: scenarios on simulated worlds, and what came of them.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Everything heavy is imported by the command that needs it.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Everything heavy is imported by the command that needs it.
 """
 
 # ruff: noqa: PLC0415
@@ -19,6 +19,8 @@ import typer
 
 # The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
 _WrongUsage: Any = typer.BadParameter.__base__
+
+INTERRUPTED = 130  # as a shell says of Ctrl-C
 
 app = typer.Typer(
     help="Runs the product's own nodes in simulated worlds, as a scenario file says.",
@@ -65,8 +67,15 @@ def run(
         raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
     folder = out or Path("results") / f"{given.plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
     results = Results(folder)
-    with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
-        result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
+    try:
+        with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
+            result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
+    except KeyboardInterrupt:
+        _fail(
+            f"interrupted; what is finished is in {folder}: the same command with --resume --out {folder} takes it up, "
+            f"`p2pvpn-sim plot {folder}` draws what there is",
+            INTERRUPTED,
+        )
     if plots and result["complete"]:
         draw_all(given.plan, results, result)
     _tell(result)
@@ -195,8 +204,8 @@ def main() -> None:
         _fail(str(error), 2)
     except (ResultsError, ExecutorError) as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what has been finished is kept: --resume with --out DIR takes it up", 1)
+    except typer.Abort:
+        _fail("interrupted", INTERRUPTED)
     raise SystemExit(status or 0)
 
 
