@@ -16,7 +16,8 @@ from typing import Any
 
 from sims.results import Results, ResultsError
 from sims.scenario.measures import Estimate, Series, distributions, lines
-from sims.scenario.plan import Plan, PlotOptions, Reference
+from sims.scenario.plan import Plan
+from sims.scenario.schema import PlotOptions, Reference
 
 OURS = "p2pvpn"  # what the legend calls our only line beside published ones
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -27,7 +27,8 @@ from typing import Any
 
 from sims.executor import Done, Task
 from sims.scenario.measures import Estimate, Row
-from sims.scenario.plan import MeasureOptions, Plan
+from sims.scenario.plan import Plan
+from sims.scenario.schema import MeasureOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("dht", "shortcuts", "ipop", "sims")

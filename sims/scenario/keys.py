@@ -9,7 +9,7 @@ from typing import Any
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.options import OptionView, options_of
-from sims.scenario.plan import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
+from sims.scenario.schema import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
 
 
 def listing(catalogue: Catalogue = SHIPPED) -> str:
