@@ -10,6 +10,7 @@ import gzip
 import logging
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -108,7 +109,7 @@ class LocalProcesses:
 
     def __init__(self, jobs: int) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_without_logs)
+        self._pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_prepare_worker)
 
     def __enter__(self) -> Self:
         return self
@@ -134,9 +135,11 @@ class LocalProcesses:
             yield futures[future], _outcome(future.result() if error is None else error)
 
 
-def _without_logs() -> None:
-    """What thousands of simulated nodes would tell their operators is nobody's to read: it would hide what we say."""
+def _prepare_worker() -> None:
+    """What simulated nodes would tell their operators is nobody's to read: it would hide what we say. Ctrl-C at a
+    terminal reaches every process, and is for the first one to answer."""
     logging.getLogger().addHandler(logging.NullHandler())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class DaskCluster:

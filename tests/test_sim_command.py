@@ -133,13 +133,13 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(scenario: Path, tmp_pat
 def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]
     with subprocess.Popen(
-        [*command, "--set", "duration_s=1000000", "--set", "workload.lookups.count=1"],
+        [*command, "--set", "sweep.duration_s=[1, 1000000]"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         gives_up = time.monotonic() + PATIENCE_S
-        while not (tmp_path / "out" / "run.json").exists() and time.monotonic() < gives_up:
+        while not (tmp_path / "out" / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=PATIENCE_S)
