@@ -173,8 +173,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _tell(result: dict[str, Any]) -> None:
+    from sims.scenario.measures import shown
+
     for point in result["points"]:
-        settings = ", ".join(f"{key} = {value}" for key, value in point["settings"].items())
+        settings = ", ".join(f"{key} = {shown(value)}" for key, value in point["settings"].items())
         told = []
         for name, estimate in point["measures"].items():
             if estimate is None:

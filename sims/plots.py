@@ -15,7 +15,7 @@ from itertools import cycle
 from typing import Any
 
 from sims.results import Results, ResultsError
-from sims.scenario.measures import Estimate, Series, distributions, lines
+from sims.scenario.measures import Estimate, Series, distributions, lines, shown
 from sims.scenario.plan import Plan
 from sims.scenario.schema import PlotOptions, Reference
 
@@ -90,7 +90,7 @@ def table(plot: PlotOptions, result: Mapping[str, Any]) -> str:
     head = [*columns, *plot.measures]
     body = [
         [
-            *(str(point["settings"][key]) for key in columns),
+            *(shown(point["settings"][key]) for key in columns),
             *(_told(point["measures"].get(name)) for name in plot.measures),
         ]
         for point in result["points"]

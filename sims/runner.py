@@ -11,6 +11,7 @@ from typing import Any
 
 from sims.executor import Done, Executor, Failed, Task
 from sims.results import Results, described, file_sha256
+from sims.scenario.measures import shown
 from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
 from sims.toml_source import suggestion
 
@@ -86,7 +87,7 @@ def replay(given: Given, settings: Mapping[str, Any], task: Task) -> str:
     if given.plan.full:
         command.append("--full")
     for key, value in {**settings, **task.settings}.items():
-        command += ["--set", f"{key}={_set_value(value)}"]
+        command += ["--set", f"{key}={shown(value)}"]
     return shlex.join(command)
 
 
@@ -124,7 +125,3 @@ def run_plan(
         progress(finished, len(tasks))
     failures.sort(key=lambda failure: (str(failure["settings"]), failure["seed"]))
     return results.conclude(given.plan, failures)
-
-
-def _set_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
