@@ -40,7 +40,8 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
     engine: Annotated[str, typer.Option(metavar="ENGINE", help="local, or dask://HOST:PORT.")] = "local",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value: workload.lookups.count=50.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value: nodes=50, or sweep.nodes=[50,100]."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Take up what was interrupted in DIR.")] = False,
     plots: Annotated[bool, typer.Option(help="Draw the plots at the end.")] = True,
