@@ -1,6 +1,6 @@
 """The `p2pvpn-sim` command †: scenarios on simulated worlds, and what came of them.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Everything heavy is imported by the command that needs it.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Everything heavy is imported by the command that needs it.
 """
 
 # ruff: noqa: PLC0415
@@ -20,9 +20,10 @@ import typer
 # The parser's own exception, which typer has under different names: its click is inside of it, or beside it.
 _WrongUsage: Any = typer.BadParameter.__base__
 
+INTERRUPTED = 130  # as a shell says of Ctrl-C
+
 app = typer.Typer(
     help="Runs the product's own nodes in simulated worlds, as a scenario file says.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,10 +36,12 @@ def run(
     seeds: Annotated[str | None, typer.Option(metavar="A-B", help="Instead of the file's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="For the results; results/NAME-TIME else.")] = None,
     small: Annotated[bool, typer.Option("--small", help="With the values of [small].")] = False,
+    full: Annotated[bool, typer.Option("--full", help="With those of [full]: the published sizes.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
     engine: Annotated[str, typer.Option(metavar="ENGINE", help="local, or dask://HOST:PORT.")] = "local",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value: workload.lookups.count=50.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value: nodes=50, or sweep.nodes=[50,100]."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Take up what was interrupted in DIR.")] = False,
     plots: Annotated[bool, typer.Option(help="Draw the plots at the end.")] = True,
@@ -50,18 +53,30 @@ def run(
     from sims.runner import find_scenario, read_file, run_plan
     from sims.scenario.plan import Wanted, seeds_of
 
+    if small and full:
+        raise typer.BadParameter("either --small or --full")
     try:
         wanted_seeds = seeds_of(seeds) if seeds is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--seeds") from None
+    try:
         settings = dict(_setting(each) for each in setting or ())
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings))
+        raise typer.BadParameter(str(error), param_hint="--set") from None
+    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings, full))
     if resume and out is None:
-        raise typer.BadParameter("--resume needs --out DIR, the folder of the interrupted run")
+        raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
     folder = out or Path("results") / f"{given.plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
     results = Results(folder)
-    with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
-        result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
+    try:
+        with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
+            result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
+    except KeyboardInterrupt:
+        _fail(
+            f"interrupted; what is finished is in {folder}: the same command with --resume --out {folder} takes it up, "
+            f"`p2pvpn-sim plot {folder}` draws what there is",
+            INTERRUPTED,
+        )
     if plots and result["complete"]:
         draw_all(given.plan, results, result)
     _tell(result)
@@ -78,13 +93,15 @@ def list_() -> None:
     from sims.runner import read_file, shipped_scenarios
     from sims.scenario.plan import ScenarioError, Wanted
 
-    for path in shipped_scenarios():
+    shipped = shipped_scenarios()
+    width = max(len(path.stem) for path in shipped) + 2
+    for path in shipped:
         try:
             told = read_file(path, Wanted()).plan.description
         except ScenarioError:
             # Its data files may not be on this machine: the line is there all the same.
             told = tomllib.loads(path.read_text("utf-8")).get("description", "")
-        print(f"{path.stem:<16}{told}")
+        print(f"{path.stem:<{width}}{told}")
 
 
 @app.command()
@@ -103,7 +120,9 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
         results.scenario_text(),
         str(folder / "scenario.toml"),
         lambda name: find(name) or name,
-        Wanted(description["small"], tuple(description["seeds"]), description["settings"]),
+        Wanted(
+            description["small"], tuple(description["seeds"]), description["settings"], description.get("full", False)
+        ),
     )
     result = results.conclude(plan, results.failures())
     for name in draw_all(plan, results, result):
@@ -147,7 +166,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """`key=value`, the value as TOML has it; a bare word is a text. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set needs KEY=VALUE, not '{text}'")
+        raise ValueError(f"this needs KEY=VALUE, not '{text}'")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -155,8 +174,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _tell(result: dict[str, Any]) -> None:
+    from sims.scenario.measures import shown
+
     for point in result["points"]:
-        settings = ", ".join(f"{key} = {value}" for key, value in point["settings"].items())
+        settings = ", ".join(f"{key} = {shown(value)}" for key, value in point["settings"].items())
         told = []
         for name, estimate in point["measures"].items():
             if estimate is None:
@@ -179,15 +200,15 @@ def main() -> None:
     from sims.scenario.plan import ScenarioError
 
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="p2pvpn-sim", standalone_mode=False)
     except _WrongUsage as error:
         _fail(error.format_message(), 2)
     except ScenarioError as error:
         _fail(str(error), 2)
     except (ResultsError, ExecutorError) as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what has been finished is kept: --resume with --out DIR takes it up", 1)
+    except typer.Abort:
+        _fail("interrupted", INTERRUPTED)
     raise SystemExit(status or 0)
 
 

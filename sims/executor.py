@@ -7,8 +7,10 @@ checksum, and must be where a worker runs. Results come in the order in which th
 from __future__ import annotations
 
 import gzip
+import logging
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -106,7 +108,8 @@ class LocalProcesses:
     """`jobs` processes of this machine, started afresh (spawn), so that they share no state with this one."""
 
     def __init__(self, jobs: int) -> None:
-        self._pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_prepare_worker)
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +133,13 @@ class LocalProcesses:
                     "a process that performed runs was killed, perhaps for want of memory: try fewer --jobs"
                 )
             yield futures[future], _outcome(future.result() if error is None else error)
+
+
+def _prepare_worker() -> None:
+    """What simulated nodes would tell their operators is nobody's to read: it would hide what we say. Ctrl-C at a
+    terminal reaches every process, and is for the first one to answer."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class DaskCluster:

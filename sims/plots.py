@@ -15,13 +15,17 @@ from itertools import cycle
 from typing import Any
 
 from sims.results import Results, ResultsError
-from sims.scenario.measures import Estimate, Series, distributions, lines
-from sims.scenario.plan import Plan, PlotOptions
+from sims.scenario.measures import Estimate, Series, distributions, lines, shown
+from sims.scenario.plan import Plan
+from sims.scenario.schema import PlotOptions, Reference
 
+OURS = "p2pvpn"  # what the legend calls our only line beside published ones
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-REFERENCE_STYLES = ("--", ":", "-.")
+REFERENCE_STYLES = (("--", "x"), (":", "+"), ("-.", "1"))
 SIZE_INCHES = (6.4, 4.4)
+LEGEND_LINE_INCHES = 0.17  # legends stand below the axes, where they hide nothing
+MOST_TICKS = 8  # of a logarithmic axis that names the values themselves
 PNG_DPI = 150
 
 
@@ -41,14 +45,14 @@ def draw_all(plan: Plan, results: Results, result: Mapping[str, Any]) -> list[st
             )
         except ValueError as error:
             raise ResultsError(f"plot '{plot.name}': {error}") from None
-        for ending, content in draw(plot, series, plan).items():
+        for ending, content in draw(plot, series, _unfinished(result) or _confidence(len(plan.seeds))).items():
             results.write_plot(f"{plot.name}.{ending}", content)
             written.append(f"{plot.name}.{ending}")
     return written
 
 
-def draw(plot: PlotOptions, series: Sequence[Series], plan: Plan) -> dict[str, bytes]:
-    """One figure, by file ending. Raises ResultsError where matplotlib is missing."""
+def draw(plot: PlotOptions, series: Sequence[Series], note: str) -> dict[str, bytes]:
+    """One figure, by file ending, with a note in its corner. Raises ResultsError where matplotlib is missing."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -57,17 +61,20 @@ def draw(plot: PlotOptions, series: Sequence[Series], plan: Plan) -> dict[str, b
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": plot.name, "svg.fonttype": "none"}):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        width, height = SIZE_INCHES
+        legend_lines = len(series) + 2 * len(plot.reference)
+        figure = Figure(figsize=(width, height + LEGEND_LINE_INCHES * legend_lines), layout="constrained")
         axes = figure.add_subplot()
         for line, color, marker in zip(series, cycle(COLORS), cycle(MARKERS)):
+            label = line.label or (OURS if plot.reference else None)
             if plot.kind == "cdf":
-                _distribution(axes, line, color)
+                _distribution(axes, line, color, label)
             else:
-                _line(axes, line, color, marker)
-        for reference, style in zip(plot.reference, cycle(REFERENCE_STYLES)):
+                _line(axes, line, color, marker, label)
+        for reference, (style, marker) in zip(plot.reference, cycle(REFERENCE_STYLES)):
             xs, ys = [point[0] for point in reference.points], [point[1] for point in reference.points]
-            axes.plot(xs, ys, style, color="0.4", marker="x", label=f"{reference.label}\n({reference.source})")
-        _furnish(axes, plot, plan, empty=not series)
+            axes.plot(xs, ys, style, color="0.4", marker=marker, label=_told_by(reference))
+        _furnish(axes, plot, series, note)
         content = {}
         for ending in ("png", "svg"):
             buffer = io.BytesIO()
@@ -83,7 +90,7 @@ def table(plot: PlotOptions, result: Mapping[str, Any]) -> str:
     head = [*columns, *plot.measures]
     body = [
         [
-            *(str(point["settings"][key]) for key in columns),
+            *(shown(point["settings"][key]) for key in columns),
             *(_told(point["measures"].get(name)) for name in plot.measures),
         ]
         for point in result["points"]
@@ -92,11 +99,24 @@ def table(plot: PlotOptions, result: Mapping[str, Any]) -> str:
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
     seeds = len(result["seeds"])
     foot = ["", f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half of the 95 % confidence interval."]
+    if unfinished := _unfinished(result):
+        foot[1] += f" This is {unfinished}."
     published = [
         f"Published: {reference.label}, {reference.source}: " + ", ".join(f"{x:g}: {y:g}" for x, y in reference.points)
         for reference in plot.reference
     ]
     return "\n".join([*title, *rows, *foot, *published]) + "\n"
+
+
+def _unfinished(result: Mapping[str, Any]) -> str:
+    """How much there is of what is not all there; empty when it is."""
+    performed = sum(len(point["trace_hash"]) for point in result["points"])
+    wanted = len(result["points"]) * len(result["seeds"])
+    return f"unfinished: {performed} of {wanted} runs" if performed < wanted else ""
+
+
+def _confidence(seeds: int) -> str:
+    return f"{seeds} seeds, 95 % confidence" if seeds > 1 else "one seed: no confidence interval"
 
 
 def _told(estimate: Mapping[str, Any] | None) -> str:
@@ -105,40 +125,53 @@ def _told(estimate: Mapping[str, Any] | None) -> str:
     return str(Estimate(estimate["mean"], estimate["low"], estimate["high"], ()))
 
 
-def _line(axes: Any, line: Series, color: str, marker: str) -> None:
+def _told_by(reference: Reference) -> str:
+    """What the legend says of a published figure."""
+    return f"{reference.label}\n({reference.source})"
+
+
+def _line(axes: Any, line: Series, color: str, marker: str, label: str | None) -> None:
     xs = [x for x, _ in line.points]
     means = [estimate.mean for _, estimate in line.points]
+    known = any(estimate.low is not None for _, estimate in line.points)
     below = [estimate.mean - (estimate.mean if estimate.low is None else estimate.low) for _, estimate in line.points]
     labels = any(isinstance(x, str) for x in xs)
     style = {"color": color, "marker": marker, "markersize": 4, "capsize": 3, "linewidth": 1.2}
-    axes.errorbar([str(x) for x in xs] if labels else xs, means, yerr=below, label=line.label or None, **style)
+    axes.errorbar([str(x) for x in xs] if labels else xs, means, yerr=below if known else None, label=label, **style)
 
 
-def _distribution(axes: Any, line: Series, color: str) -> None:
+def _distribution(axes: Any, line: Series, color: str, label: str | None) -> None:
     xs = [x for x, _ in line.points]
     means = [estimate.mean for _, estimate in line.points]
     # It begins at 0; and a share is from 0 to 1, whatever the interval says.
     lows = [max(0.0, estimate.mean if estimate.low is None else estimate.low) for _, estimate in line.points]
     highs = [min(1.0, estimate.mean if estimate.high is None else estimate.high) for _, estimate in line.points]
-    axes.step([xs[0], *xs], [0.0, *means], where="post", color=color, label=line.label or None)
+    axes.step([xs[0], *xs], [0.0, *means], where="post", color=color, label=label)
     axes.fill_between(xs, lows, highs, step="post", color=color, alpha=0.25, linewidth=0)
 
 
-def _furnish(axes: Any, plot: PlotOptions, plan: Plan, empty: bool) -> None:
+def _furnish(axes: Any, plot: PlotOptions, series: Sequence[Series], note: str) -> None:
     axes.set_title(plot.title or plot.name, fontsize="medium")
     axes.set_xlabel(plot.x_label or (plot.y if plot.kind == "cdf" else plot.x))
     axes.set_ylabel(plot.y_label or ("share" if plot.kind == "cdf" else plot.y or "rows"))
     if plot.log_x:
         axes.set_xscale("log")
+        ours = {x for line in series for x, _ in line.points}
+        xs = sorted(ours.union(x for each in plot.reference for x, _ in each.points))
+        if len(xs) <= MOST_TICKS:
+            axes.set_xticks(xs, [f"{x:g}" for x in xs])
+            axes.minorticks_off()
     if plot.log_y:
         axes.set_yscale("log")
     if plot.kind == "cdf":
         axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    if empty:
+    if not series:
         axes.text(0.5, 0.5, "no such rows", transform=axes.transAxes, ha="center")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
-    seeds = len(plan.seeds)
-    told = f"{seeds} seeds, 95 % confidence" if seeds > 1 else "one seed: no confidence interval"
-    axes.figure.text(0.995, 0.005, told, ha="right", va="bottom", fontsize="x-small", color="0.4")
+    published = [_told_by(reference) for reference in plot.reference]
+    handles = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in published)
+    if handles:
+        axes.figure.legend(
+            *zip(*handles, strict=True), fontsize="small", loc="outside lower left", frameon=False, borderaxespad=1.6
+        )
+    axes.figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize="x-small", color="0.4")

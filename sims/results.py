@@ -27,13 +27,14 @@ from typing import Any
 
 from sims.executor import Done, Task
 from sims.scenario.measures import Estimate, Row
-from sims.scenario.plan import MeasureOptions, Plan
+from sims.scenario.plan import Plan
+from sims.scenario.schema import MeasureOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("dht", "shortcuts", "ipop", "sims")
 PACKAGES = ("cryptography", "msgpack", "numpy", "matplotlib", "distributed")
 # Of run.json, what must be the same for an interrupted run to be taken up.
-SAME = ("scenario_sha256", "settings", "small", "points", "seeds", "code_sha256", "data_sha256", "python")
+SAME = ("scenario_sha256", "settings", "small", "full", "points", "seeds", "code_sha256", "data_sha256", "python")
 
 
 class ResultsError(Exception):
@@ -83,6 +84,7 @@ def described(plan: Plan, text: str, settings: Mapping[str, Any], command: Seque
         "scenario_sha256": sha256(text.encode()).hexdigest(),
         "settings": dict(settings),
         "small": plan.small,
+        "full": plan.full,
         "points": [
             {"settings": swept, "scenario": json.loads(json.dumps(asdict(scenario), default=str))}
             for swept, scenario in plan.points

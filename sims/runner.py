@@ -11,7 +11,9 @@ from typing import Any
 
 from sims.executor import Done, Executor, Failed, Task
 from sims.results import Results, described, file_sha256
+from sims.scenario.measures import shown
 from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
+from sims.toml_source import suggestion
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 
@@ -32,8 +34,10 @@ def find_scenario(name: str) -> Path:
         return path
     shipped = SCENARIOS / f"{name}.toml"
     if not shipped.exists():
-        listed = ", ".join(each.stem for each in shipped_scenarios())
-        raise ScenarioError(f"{name}: neither a file nor a shipped scenario; these are: {listed}")
+        names = [each.stem for each in shipped_scenarios()]
+        raise ScenarioError(
+            f"{name}: neither a file nor a shipped scenario{suggestion(name, names)}; these are: {', '.join(names)}"
+        )
     return shipped
 
 
@@ -80,8 +84,10 @@ def replay(given: Given, settings: Mapping[str, Any], task: Task) -> str:
     command = ["p2pvpn-sim", "run", str(given.path), "--seeds", str(task.seed)]
     if given.plan.small:
         command.append("--small")
+    if given.plan.full:
+        command.append("--full")
     for key, value in {**settings, **task.settings}.items():
-        command += ["--set", f"{key}={_set_value(value)}"]
+        command += ["--set", f"{key}={shown(value)}"]
     return shlex.join(command)
 
 
@@ -119,7 +125,3 @@ def run_plan(
         progress(finished, len(tasks))
     failures.sort(key=lambda failure: (str(failure["settings"]), failure["seed"]))
     return results.conclude(given.plan, failures)
-
-
-def _set_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

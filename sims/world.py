@@ -19,6 +19,7 @@ from dht.storage import MemoryStorage
 from dht.views import RingView
 from sims.access import Interface, Site
 from sims.engine import Engine, SimHost
+from sims.link import AccessLink
 from sims.nat import PRESETS
 from sims.network import Network
 from sims.stack import RingStack, Stack
@@ -46,7 +47,7 @@ class Ring(Protocol):
 
 
 class World:
-    """Nodes on simulated hosts. `identities` are used up in order."""
+    """Nodes on simulated hosts, each on an access link of its own like `link`. `identities` are used up in order."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class World:
         identities: Sequence[Identity],
         stack: Stack | None = None,
         config: NodeConfig | None = None,
+        link: AccessLink | None = None,
     ) -> None:
         self.engine = engine
         self.network = network
@@ -65,6 +67,7 @@ class World:
         self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
         self._config = config or NodeConfig()
+        self._link = link
 
     def endpoint(self, number: int) -> Endpoint:
         """Where node `number` is, or the box before it: in RFC 2544's range."""
@@ -101,6 +104,7 @@ class World:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
             self.interfaces[number] = self.network.access.behind(PRESETS[behind], address, address6)
         host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
+        self.network.limit(host, self._link)
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
         node = self.stack.build(host, identity, storage, config or self._config)
         self.hosts[node.id] = host

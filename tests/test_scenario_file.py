@@ -118,7 +118,7 @@ MISTAKES = [
     ("nodes = 5\nnods = 6\n", "my.toml, line 2: nods: no such key (did you mean 'nodes'?)"),
     ("name = 'x'\n", "my.toml: nodes: this is missing: how many nodes there are, up or not"),
     ("nodes = 0\n", "my.toml, line 1: nodes: 0 is less than 1"),
-    ("nodes = 2.5\n", "my.toml, line 1: nodes: 2.5 is not a whole number (at least 1, at most 1e+06)"),
+    ("nodes = 2.5\n", "my.toml, line 1: nodes: 2.5 is not a whole number (at least 1, at most 1,000,000)"),
     ("nodes = true\n", "my.toml, line 1: nodes: true is not a whole number"),
     (BASE + "duration_s = -1\n", "my.toml, line 2: duration_s: -1 is less than 0"),
     (BASE + "duration_s = inf\n", "my.toml, line 2: duration_s: inf is not a finite number"),
@@ -203,6 +203,41 @@ def test_a_mistake_on_the_command_line_is_found_there() -> None:
     assert error_of(BASE + "[small]\nnodes = -1\n", Wanted(small=True)) == "my.toml, line 3: nodes: -1 is less than 1"
 
 
+def test_the_published_size_is_a_table_of_its_own() -> None:
+    text = BASE + "[small]\nnodes = 3\n[full]\nnodes = 900\n"
+    full = read(text, Wanted(full=True))
+    assert (full.points[0][1].general.nodes, full.full, read(text).points[0][1].general.nodes) == (900, True, 5)
+    assert error_of(BASE, Wanted(full=True)) == "my.toml: there is no table [full]: run it without --full"
+
+
+def test_the_command_line_replaces_a_sweep_by_another() -> None:
+    text = BASE + "[sweep]\nnodes = [3, 4]\n"
+    assert [settings for settings, _ in read(text, Wanted(settings={"sweep.nodes": [5, 6]})).points] == [
+        {"nodes": 5},
+        {"nodes": 6},
+    ]
+    added = read(text, Wanted(settings={"sweep.network.loss": [0.0, 0.1]}))
+    assert len(added.points) == 4 and added.points[3][1].network.loss == 0.1
+    told = error_of(text, Wanted(settings={"sweep.nodes": 5}))
+    assert told.startswith("--set sweep.nodes: ") and "array" in told
+    told = error_of(text, Wanted(settings={"sweep.nodes": [0]}))
+    assert told == "--set sweep.nodes: nodes: 0 is less than 1"
+
+
+@pytest.mark.parametrize(
+    "besides",
+    [
+        '[stack]\nkind = "vpn"\n',
+        "[nat]\nsym = 0.5\n",
+        "[network]\nbroken_links = 0.1\n",
+        '[attack]\nkind = "drop"\nfraction = 0.1\n',
+    ],
+)
+def test_a_ring_that_nobody_joined_refuses_what_it_cannot_have(besides: str) -> None:
+    told = error_of(BASE + '[arrival]\nkind = "constructed"\n' + besides)
+    assert re.match(r"my.toml, line \d: ", told) and "choose another [arrival]" in told
+
+
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-3", "1-99999999", "1,1", "1-3,2"])
 def test_what_are_no_seeds_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(f"'{text}")):
@@ -218,9 +253,9 @@ def test_a_part_of_ones_own_is_named_by_its_module() -> None:
 
 @pytest.mark.parametrize("path", shipped_scenarios(), ids=lambda path: path.stem)
 def test_the_shipped_scenarios_are_right_or_say_which_file_they_miss(path: Path) -> None:
-    for small in (False, True):
+    for wanted in (Wanted(), Wanted(small=True), Wanted(full=True)):
         try:
-            plan = read_file(path, Wanted(small=small)).plan
+            plan = read_file(path, wanted).plan
         except ScenarioError as error:
             assert "there is no file" in str(error)
             continue

@@ -63,6 +63,34 @@ def test_a_seed_gives_one_run_whatever_python_hashes_with() -> None:
     assert run(BUSY, seed=2).trace_hash != here.trace_hash
 
 
+def test_without_cryptography_a_run_is_the_same() -> None:
+    plain = run(BUSY + '[stack]\ncrypto = "plain"\n')
+    real = run(BUSY)
+    assert (plain.trace_hash, plain.rows) == (real.trace_hash, real.rows)
+
+
+def test_an_access_link_holds_up_what_it_carries() -> None:
+    text = """
+nodes = 2
+duration_s = 4
+drain_s = 4
+[network]
+{link}
+[[workload]]
+kind = "lookups"
+count = 8
+rate_per_s = 2
+"""
+
+    def slowest_ms(link: str) -> float:
+        return max(float(row["took_ms"]) for row in rows(run(text.format(link=link)), "lookup") if row["ok"])
+
+    free = slowest_ms("")
+    # A question and its answer, each over 50 bytes with headers, at 64 kbit/s: an eighth of a millisecond a byte.
+    assert slowest_ms("up_kbit_per_s = 64") > free + 12
+    assert slowest_ms("down_kbit_per_s = 64") > free + 12
+
+
 def test_watching_changes_nothing() -> None:
     watched = BUSY + "".join(
         f"[[probe]]\nkind = '{kind}'\nevery_s = {every_s}\n"

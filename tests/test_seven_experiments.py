@@ -21,8 +21,8 @@ def find(name: str) -> str | None:
     return str(path) if path.exists() else None
 
 
-def read(name: str, *, small: bool = True) -> Plan:
-    return read_scenario((FOLDER / name).read_text(), name, find, Wanted(small=small))
+def read(name: str, wanted: Wanted) -> Plan:
+    return read_scenario((FOLDER / name).read_text(), name, find, wanted)
 
 
 def needs_data(name: str) -> None:
@@ -33,7 +33,7 @@ def needs_data(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_small_and_its_measures_have_values(name: str) -> None:
     needs_data(name)
-    plan = read(name)
+    plan = read(name, Wanted(small=True))
     assert plan.small
     for point, (settings, scenario) in enumerate(plan.points):
         done = perform(scenario, plan.seeds[0], point, settings)
@@ -47,7 +47,7 @@ def test_an_experiment_runs_small_and_its_measures_have_values(name: str) -> Non
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_at_full_size_has_ten_seeds_and_a_published_figure_beside_ours(name: str) -> None:
     needs_data(name)
-    plan = read(name, small=False)
+    plan = read(name, Wanted(full=True))
     assert len(plan.seeds) >= 10
     assert plan.description
     assert any(plot.reference for plot in plan.plots) or name.startswith("4-"), "the ring's own invariants are the norm"

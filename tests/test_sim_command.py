@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from sims.executor import DaskCluster, LocalProcesses
 from sims.results import Results, ResultsError
 from sims.runner import read_file, run_plan
 from sims.scenario.plan import Wanted
+from tests.patience import PATIENCE_S
 
 SCENARIO = """
 name = "tiny"
@@ -127,6 +130,23 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(scenario: Path, tmp_pat
     assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
 
 
+def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    with subprocess.Popen(
+        [*command, "--set", "sweep.duration_s=[1, 1000000]"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        gives_up = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "out" / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert told.startswith("p2pvpn-sim: interrupted; ") and "--resume" in told and told.count("\n") == 1
+
+
 def test_a_folder_of_something_else_is_left_alone(scenario: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with LocalProcesses(1) as executor, pytest.raises(ResultsError, match="is not empty, and holds no results"):
@@ -147,7 +167,7 @@ def test_a_failing_seed_names_the_line_that_replays_it(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (("run", "tiny.toml", "--seeds", "many"), "'many' are no seeds"),
-        (("run", "tiny.toml", "--set", "nodes"), "--set needs KEY=VALUE"),
+        (("run", "tiny.toml", "--set", "nodes"), "--set: this needs KEY=VALUE"),
         (("run", "tiny.toml", "--set", "nods=1"), "--set nods: nods: no such key (did you mean 'nodes'?)"),
         (("run", "gone.toml"), "gone.toml: No such file or directory"),
         (("run", "gone"), "neither a file nor a shipped scenario; these are: "),

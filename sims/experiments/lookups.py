@@ -1,6 +1,6 @@
 """Workloads that look things up: routed questions for random places, and readings of records.
 
-Rows. "find": `outcome` (right: the live node nearest to the target answered; wrong: another did; none), `hops`,
+Rows. "find": `outcome` (right: the live node nearest to the target answered; wrong: another did; none), `ok`, `hops`,
 `took_ms`, `direct_ms` (the model's round trip between the two, without jitter), `timeouts` (how often the question had
 to be repeated: after `dht.requests.TIMEOUTS_S`). "get": `found`, `robust`, `took_ms`, `points` (that answered).
 "put": `stored` (replica points), `ok`.
@@ -79,6 +79,7 @@ class Finds:
                 "find",
                 at=began,
                 outcome=outcome,
+                ok=outcome == "right",
                 hops=answer.hops if isinstance(answer, Found) else None,
                 took_ms=1000.0 * took_s,
                 direct_ms=direct,
@@ -89,7 +90,8 @@ class Finds:
 
         def unanswered() -> None:
             if pending and node.id in world.hosts:
-                run.record.row("find", at=began, outcome="none", hops=None, took_ms=None, direct_ms=None, timeouts=None)
+                nothing = dict.fromkeys(("hops", "took_ms", "direct_ms", "timeouts"))
+                run.record.row("find", at=began, outcome="none", ok=False, **nothing)
 
         run.at_end(unanswered)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dht.host import Rng
 from dht.node import Node
@@ -16,6 +17,10 @@ from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
 from sims.scenario.options import DataFile, option, share
 from sims.scenario.parts import Run
+from sims.toml_source import Where
+
+if TYPE_CHECKING:
+    from sims.scenario.plan import Scenario
 
 HOSTILE = tuple(attack.value for attack in Attack)
 
@@ -49,6 +54,20 @@ class Constructed:
     settle_s: float = option(
         60.0, "how long the ring is left alone first; descriptors are published then", at_least=0.0
     )
+
+    def unfit(self, scenario: Scenario) -> tuple[Where, str] | None:
+        """What the scenario wants that a ring which nobody joined can't have, and its key."""
+        for asked, where in (
+            (scenario.stack.kind == "vpn", ("stack", "kind")),
+            (scenario.routing is not None, ("stack", "routing")),
+            (scenario.attack is not None, ("attack",)),
+            (any(preset != "public" for preset, _ in scenario.nat), ("nat",)),
+            (scenario.network.broken_links > 0, ("network", "broken_links")),
+            (scenario.general.nodes < 2, ("nodes",)),
+        ):
+            if asked:
+                return where, "a constructed ring can't be had with this: choose another [arrival], such as one-by-one"
+        return None
 
     def arrive(self, run: Run) -> None:
         construct(run.world, min(self.start or run.nodes, run.nodes))

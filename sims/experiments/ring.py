@@ -109,7 +109,9 @@ class Joins:
     """How long every start takes, whenever it happens, and when the ring is whole after the last one."""
 
     look_every_s: float = option(0.05, "how finely times are told", above=0.0)
-    give_up_after_s: float = option(600.0, "a node that has no place by then is noted without one", above=0.0)
+    give_up_after_s: float = option(
+        600.0, "a node that isn't described by then, or by the end, is noted without", above=0.0
+    )
 
     def watch(self, run: Run) -> Callable[[], None]:
         engine = run.world.engine
@@ -136,11 +138,17 @@ class Joins:
                     if not gone:
                         described_s = waited if node.described else None
                         run.record.row("joined", at=at, took_s=took_s, described_s=described_s)
-            if not last[1] and not began and len(world.nodes) >= min(2, run.nodes) and world.whole():
+            everybody_in = len(joined) == len(began)  # a place is all that it takes: not a descriptor in the DHT
+            if not last[1] and everybody_in and len(world.nodes) >= min(2, run.nodes) and world.whole():
                 last[1] = True
                 run.record.row("whole", after_s=engine.now - last[0], nodes=len(world.nodes))
             engine.call_later(self.look_every_s, look)
 
+        def finish() -> None:
+            for node, at in began.items():
+                run.record.row("joined", at=at, took_s=joined.get(node), described_s=None)
+
+        run.at_end(finish)
         look()
         return lambda: None
 

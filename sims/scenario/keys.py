@@ -9,7 +9,7 @@ from typing import Any
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.options import OptionView, options_of
-from sims.scenario.plan import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
+from sims.scenario.schema import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
 
 
 def listing(catalogue: Catalogue = SHIPPED) -> str:
@@ -35,7 +35,7 @@ def _lines(catalogue: Catalogue) -> Iterator[str]:
     yield from _kinds("[[fault]]  and name, at_s", catalogue.faults)
     yield from _kinds("[[probe]]  and name, every_s (0: once, at the end)", catalogue.probes)
     yield '[sweep]  "dotted.key" = [value, ...]: every combination is run'
-    yield "[small]  other values for --small: dotted keys, sweep.* among them"
+    yield "[small], [full]  other values for --small and --full: dotted keys, sweep.* among them"
     yield ""
     yield from _section("[[measure]]", MeasureOptions)
     yield from _section("[[plot]]", PlotOptions)

@@ -178,7 +178,7 @@ def lines(rows: Iterable[Row], chosen: Selection, x: str, by: str, x_step: float
         for at in sorted(cells[label], key=_order):
             numbers = [reduced(chosen.reduce, own) for _, own in sorted(cells[label][at].items())]
             points.append((at, Estimate.of([number for number in numbers if number is not None])))
-        found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
+        found.append(Series("" if label is None else f"{by} = {shown(label)}", tuple(points)))
     return found
 
 
@@ -195,8 +195,13 @@ def distributions(rows: Iterable[Row], chosen: Selection, by: str) -> list[Serie
         pooled = sorted(value for own in samples for value in own)
         places = sorted({pooled[round(step * (len(pooled) - 1) / CDF_STEPS)] for step in range(CDF_STEPS + 1)})
         points = [(at, Estimate.of([bisect_right(own, at) / len(own) for own in samples])) for at in places]
-        found.append(Series("" if label is None else f"{by} = {label}", tuple(points)))
+        found.append(Series("" if label is None else f"{by} = {shown(label)}", tuple(points)))
     return found
+
+
+def shown(value: Any) -> str:
+    """A swept or recorded value as scenarios write it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

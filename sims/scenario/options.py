@@ -51,26 +51,26 @@ class Limits:
     def range_error(self, value: float) -> str | None:
         """What is wrong with a number, as the end of a sentence."""
         if self.at_least is not None and value < self.at_least:
-            return f"is less than {self.at_least:g}"
+            return f"is less than {_number(self.at_least)}"
         if self.above is not None and value <= self.above:
-            return f"is not more than {self.above:g}"
+            return f"is not more than {_number(self.above)}"
         if self.at_most is not None and value > self.at_most:
-            return f"is more than {self.at_most:g}"
+            return f"is more than {_number(self.at_most)}"
         if self.below is not None and value >= self.below:
-            return f"is not less than {self.below:g}"
+            return f"is not less than {_number(self.below)}"
         return None
 
     def described(self) -> str:
         """The range or the choices, in words; empty without any."""
         words = []
         if self.at_least is not None:
-            words.append(f"at least {self.at_least:g}")
+            words.append(f"at least {_number(self.at_least)}")
         if self.above is not None:
-            words.append(f"more than {self.above:g}")
+            words.append(f"more than {_number(self.above)}")
         if self.at_most is not None:
-            words.append(f"at most {self.at_most:g}")
+            words.append(f"at most {_number(self.at_most)}")
         if self.below is not None:
-            words.append(f"less than {self.below:g}")
+            words.append(f"less than {_number(self.below)}")
         if self.choices:
             words.append(" | ".join(self.choices))
         return ", ".join(words)
@@ -189,7 +189,7 @@ class OptionReader:
             if not isfinite(value):
                 self.source.refuse(where, f"{value} is not a finite number")
             if error := limits.range_error(value):
-                self.source.refuse(where, f"{value:g} {error}")
+                self.source.refuse(where, f"{_number(value)} {error}")
             return hint(value)
         if not isinstance(value, str):
             self.source.refuse(where, f"{toml_text(value)} is not a text between quotes")
@@ -210,6 +210,11 @@ class OptionReader:
             )
         self.files[value] = found
         return DataFile(found)
+
+
+def _number(value: float) -> str:
+    """As people write it: 1,000,000, not 1e+06."""
+    return f"{value:,.12g}"
 
 
 def _limits_said(limits: Limits) -> str:

@@ -15,6 +15,8 @@ also name a class of the reader's own, `kind = "package.module:Class"`.
 | Attack   | `[attack]` kind, fraction        | `alter(node, rng)`: a member turns hostile, before it starts  |
 | Link     | `[network.latency]` kind         | `model(nodes, rng) -> Latency`                                |
 
+An arrival that can't do with everything has a method `unfit(scenario) -> (key's place, what is wrong) | None`.
+
 **Time.** A run has two phases. *Arrival*: `arrive` starts nodes and returns when measuring may begin; that instant is
 `t_s` = 0, and what happened before has negative times. *Measuring* lasts `duration_s`: churn runs, workloads start at
 their `at_s`, faults strike at theirs, probes observe every `every_s` (0: once, at the end). Then `drain_s` pass for the

@@ -15,11 +15,13 @@ from typing import Any
 
 from dht.host import Rng
 from dht.node import Node, NodeConfig
+from dht.suite import NOISE
 from ipop.node import VpnNode
 from ipop.tap import MemoryTap
 from sims.engine import START, Engine
 from sims.identities import members
 from sims.network import Network
+from sims.plain import PLAIN
 from sims.scenario.parts import PolicyFor, Scalar
 from sims.scenario.plan import Scenario, Settings
 from sims.scenario.population import Population
@@ -136,7 +138,9 @@ def build(scenario: Scenario, seed: int) -> Performance:
     )
     network.break_links(scenario.network.broken_links)
     stack: Stack = VpnStack() if scenario.stack.kind == "vpn" else RingStack()
-    world = World(engine, network, members(general.nodes, seed), stack, NodeConfig(aes=scenario.stack.aes))
+    identities = members(general.nodes, seed, PLAIN if scenario.stack.crypto == "plain" else NOISE)
+    config = NodeConfig(aes=scenario.stack.aes)
+    world = World(engine, network, identities, stack, config, scenario.network.access_link)
     population = Population(
         world, general.nodes, _behind(scenario, seed), _hostile(scenario, seed), rng_for(seed, "population")
     )

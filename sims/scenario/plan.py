@@ -7,10 +7,10 @@
     duration_s = 60                    # of measuring, after arrival
     drain_s = 10                       # for answers on their way
 
-    [network]                          # loss, duplicate, jitter_ms, broken_links
+    [network]                          # loss, duplicate, jitter_ms, broken_links, up_kbit_per_s, down_kbit_per_s
     [network.latency]                  # kind = "constant" (default, 100 ms), "matrix", "coordinates", ...
     [nat]                              # share of nodes behind each preset of sims.nat: cone = 0.3; the rest is public
-    [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); aes
+    [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); crypto; aes
     [arrival]                          # kind = "one-by-one" (default), "together", "poisson"
     [churn]                            # kind, and reboot = "crash" or "leave"
     [attack]                           # kind, and fraction of the members that are hostile
@@ -20,11 +20,12 @@
 
     [sweep]                            # every combination is a point: keys as for --set
     "attack.fraction" = [0.0, 0.1, 0.2]
-    [[measure]]                        # a number per seed and point, from raw rows; see `MeasureOptions`
-    [[plot]]                           # see `PlotOptions`
+    [[measure]]                        # a number per seed and point, from raw rows; see `schema.MeasureOptions`
+    [[plot]]                           # see `schema.PlotOptions`
     [small]                            # other values for --small, which CI runs
     nodes = 20
     workload.lookups.count = 50        # an entry of an array is named by its `name`, or else its `kind`
+    [full]                             # likewise for --full: the size of what was published
 
 `p2pvpn-sim keys` prints every key of every kind. Two entries of one kind need names. It never opens a file: it is given
 the text, and a function that finds the files that the text names.
@@ -42,117 +43,19 @@ from typing import Any
 
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
-from sims.scenario.measures import Reduce, Selection
-from sims.scenario.options import OptionReader, option, share, toml_text
+from sims.scenario.options import OptionReader, toml_text
 from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
+from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
 from sims.toml_source import TomlSource, Where, suggestion
 
-MAX_NODES = 1_000_000
 MAX_SEEDS = 10_000
 MAX_POINTS = 10_000
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 
 Settings = dict[str, Any]  # dotted keys
 
 
 class ScenarioError(Exception):
     """The scenario can't be used; the text says where and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class General:
-    """The keys at the top."""
-
-    name: str = option("", "what results are called")
-    description: str = option("", "one line for `p2pvpn-sim list`")
-    nodes: int = option(meaning="how many nodes there are, up or not", at_least=1, at_most=MAX_NODES)
-    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0)
-    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
-    """What befalls datagrams."""
-
-    loss: float = share(0.0, "share of datagrams that are lost")
-    duplicate: float = share(0.0, "share of datagrams that arrive twice")
-    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0)
-    broken_links: float = share(0.0, "share of all pairs of nodes between which nothing passes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackOptions:
-    """What every node runs."""
-
-    kind: str = option("ring", "the ring alone, or whole VPN nodes with TAPs in memory", choices=("ring", "vpn"))
-    aes: bool = option(False, "whether nodes say that they have AES in hardware")
-    routing: str = option("", "another routing policy: 'package.module:function', see examples/sim_routing.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """One number per seed and point."""
-
-    name: str = option(meaning="what it is called")
-    rows: str = option(meaning="kind of the rows that count")
-    value: str = option("", "which of their values; not needed to count")
-    reduce: Reduce = option(Reduce.MEAN, "how the rows of one seed become one number")
-    where: dict[str, Any] = option(None, "only rows with these values")
-
-    def flaw(self) -> tuple[str, str] | None:
-        if not self.value and self.reduce is not Reduce.COUNT:
-            return "value", f"this is missing: what is to be reduced to its {self.reduce}"
-        return None
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.rows, self.value, self.reduce, self.where or {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A published figure, to be drawn beside ours."""
-
-    label: str = option(meaning="what the legend says")
-    source: str = option(meaning="who published it, where")
-    points: tuple[tuple[float, float], ...] = option(meaning="[[x, y], ...]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlotOptions:
-    """A figure: lines with confidence intervals, a distribution, or a table of measures."""
-
-    name: str = option(meaning="the figure's file name, without ending")
-    kind: str = option("line", "what is drawn", choices=("line", "cdf", "table"))
-    title: str = option("", "above the figure")
-    rows: str = option("", "kind of the rows that count (line, cdf)")
-    x: str = option("", "value of a row, or swept key, along the x axis (line); along the rows (table)")
-    x_step: float = option(0.0, "x is rounded down to multiples of this (line)", at_least=0.0)
-    y: str = option("", "value of a row (line, cdf)")
-    reduce: Reduce = option(Reduce.MEAN, "how a seed's rows at one x become one number (line)")
-    by: str = option("", "value of a row, or swept key: one line for each (line, cdf)")
-    where: dict[str, Any] = option(None, "only rows with these values (line, cdf)")
-    measures: tuple[str, ...] = option((), "which measures (table)")
-    x_label: str = option("", "what x is, with its unit")
-    y_label: str = option("", "what y is, with its unit")
-    log_x: bool = option(False, "logarithmic x axis")
-    log_y: bool = option(False, "logarithmic y axis")
-    reference: tuple[Reference, ...] = option((), "published figures")
-
-    def flaw(self) -> tuple[str, str] | None:
-        if not NAME.fullmatch(self.name):
-            return "name", f"'{self.name}' can't be a file's name: use a-z, 0-9, - and _"
-        needed = {"line": ("rows", "x"), "cdf": ("rows", "y"), "table": ("measures",)}[self.kind]
-        for key in needed:
-            if not getattr(self, key):
-                return key, f"this is missing: a {self.kind} needs it"
-        if self.kind == "line" and not self.y and self.reduce is not Reduce.COUNT:
-            return "y", f"this is missing: what is to be reduced to its {self.reduce}"
-        return None
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.rows, self.y, self.reduce, self.where or {})
 
 
 @dataclass(frozen=True)
@@ -196,6 +99,7 @@ class Plan:
     plots: tuple[PlotOptions, ...]
     files: Mapping[str, str]  # where the files are that it names
     small: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,10 +109,11 @@ class Wanted:
     small: bool = False
     seeds: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    full: bool = False
 
 
 _TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
-_AROUND = ("seeds", "sweep", "measure", "plot", "small")
+_AROUND = ("seeds", "sweep", "measure", "plot", "small", "full")
 _ARRAYS: tuple[Where, ...] = (("workload",), ("fault",), ("probe",))
 _GENERAL = tuple(each.name for each in fields(General))
 
@@ -250,20 +155,27 @@ class _Reader:
     def plan(self, wanted: Wanted) -> Plan:
         document = self._source.document()
         self._source.known((), document, (*_GENERAL, *_TOP, *_AROUND))
-        small = self._table("small", document.pop("small", {}))
+        sizes = {size: self._table(size, document.pop(size, {})) for size in ("small", "full")}
+        if wanted.full and not sizes["full"]:
+            self._source.refuse((), "there is no table [full]: run it without --full")
         sweep = dict(self._leaves(self._table("sweep", document.get("sweep", {})), ("sweep",)))
         document["sweep"] = {key: values for key, (values, _) in sweep.items()}
         origins = {key: where for key, (_, where) in sweep.items()}
-        if wanted.small:
-            for key, (value, where) in self._leaves(small, ("small",)):
+        for size in [size for size, asked in (("small", wanted.small), ("full", wanted.full)) if asked]:
+            for key, (value, where) in self._leaves(sizes[size], (size,)):
                 if key.startswith("sweep."):
                     document["sweep"][key.removeprefix("sweep.")] = value
                     origins[key.removeprefix("sweep.")] = where
                 else:
                     self._set(document, key, value, self._source.place(where))
         for key, value in wanted.settings.items():
-            document["sweep"].pop(key, None)
-            self._set(document, key, value, f"--set {key}")
+            swept = key.removeprefix("sweep.")
+            document["sweep"].pop(swept, None)
+            if swept != key:
+                document["sweep"][swept], origins[swept] = value, ("sweep", swept)
+                self._source.comes_from(("sweep", swept), f"--set {key}")
+            else:
+                self._set(document, key, value, f"--set {key}")
         seeds = wanted.seeds or self._seeds(document.pop("seeds", "1"))
         document.pop("seeds", None)
         measures = self._entries(document, "measure", MeasureOptions)
@@ -272,7 +184,15 @@ class _Reader:
         general = points[0][1].general
         self._check(measures, plots, points[0][0])
         return Plan(
-            general.name, general.description, seeds, points, measures, plots, dict(self._options.files), wanted.small
+            general.name,
+            general.description,
+            seeds,
+            points,
+            measures,
+            plots,
+            dict(self._options.files),
+            wanted.small,
+            wanted.full,
         )
 
     def _points(self, document: dict[str, Any], origins: Mapping[str, Where]) -> Iterator[tuple[Settings, Scenario]]:
@@ -309,7 +229,7 @@ class _Reader:
         if isinstance(hostile, bool) or not isinstance(hostile, int | float) or not 0 <= hostile <= 1:
             self._source.refuse(("attack", "fraction"), f"{toml_text(hostile)} is not a number from 0 to 1")
         stack = read(StackOptions, self._table("stack", document.get("stack", {})), ("stack",))
-        return Scenario(
+        scenario = Scenario(
             general=general,
             network=read(NetworkOptions, network, ("network",), besides=("latency",)),
             link=self._part(where, latency, catalogue.links, Link),
@@ -325,6 +245,9 @@ class _Reader:
             faults=self._timed(document, "fault", catalogue.faults, Fault, "at_s", 0.0),
             probes=self._timed(document, "probe", catalogue.probes, Probe, "every_s", 0.0),
         )
+        if (unfit := getattr(scenario.arrival, "unfit", None)) is not None and (found := unfit(scenario)):
+            self._source.refuse(*found)
+        return scenario
 
     def _timed(
         self,
