@@ -4,7 +4,8 @@
           -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
     wanted by neither end -> lapsed before NATs forget it
 
-One tick a node, not one timer a peer, and none where nobody can be due. Also notices that the machine slept: the clock jumps between two ticks.
+One tick a node, not one timer a peer, and none where nobody can be due. Also notices that the machine slept: the clock
+jumps between two ticks.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ Source: Brunet's greedy routing by distance in both directions; hop by hop, as C
 
 from __future__ import annotations
 
-from collections import Counter
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dht.edge import Edge, Edges
