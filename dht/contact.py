@@ -5,7 +5,7 @@ A contact from a peer is a hint, not a proof: a wrong one costs a failed handsha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from dht.errors import BadDatagram
@@ -13,7 +13,7 @@ from dht.host import Endpoint
 from dht.ids import ID_BYTES, id_bytes
 
 MAX_ENDPOINTS = 6
-REMEMBERED = 4096  # of the packed and the read; neighbours tell of each other all the time
+REMEMBERED = 4096  # of those read; neighbours tell of each other all the time
 STATIC_BYTES = 32
 
 
@@ -24,10 +24,17 @@ class Contact:
     id: int
     static: bytes
     endpoints: tuple[Endpoint, ...]
+    _packed: bytes = field(default=b"", init=False, repr=False, compare=False)  # once it was asked for
 
     def pack(self) -> bytes:
         """Id, static key, then each endpoint behind its length: 52 bytes and 7 or 19 an endpoint."""
-        return _packed(self)
+        if not self._packed:
+            parts = [id_bytes(self.id), self.static]
+            for endpoint in self.endpoints[:MAX_ENDPOINTS]:
+                packed = endpoint.pack()
+                parts.append(bytes((len(packed),)) + packed)
+            object.__setattr__(self, "_packed", b"".join(parts))
+        return self._packed
 
     @classmethod
     def parse(cls, packed: bytes) -> Contact:
@@ -35,17 +42,7 @@ class Contact:
         return _parsed(packed)
 
 
-@lru_cache(maxsize=REMEMBERED)
-def _packed(contact: Contact) -> bytes:
-    parts = [id_bytes(contact.id), contact.static]
-    for endpoint in contact.endpoints[:MAX_ENDPOINTS]:
-        packed = endpoint.pack()
-        parts.append(bytes((len(packed),)) + packed)
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _parsed(packed: bytes) -> Contact:
+def _parse(packed: bytes) -> Contact:
     at = ID_BYTES + STATIC_BYTES
     if len(packed) < at:
         raise BadDatagram(f"a contact has at least {at} bytes, not {len(packed)}")
@@ -60,3 +57,12 @@ def _parsed(packed: bytes) -> Contact:
         raise BadDatagram(f"a contact names {len(endpoints)} endpoints, more than {MAX_ENDPOINTS}")
     static = packed[ID_BYTES : ID_BYTES + STATIC_BYTES]
     return Contact(int.from_bytes(packed[:ID_BYTES], "big"), static, tuple(endpoints))
+
+
+_parsed = lru_cache(maxsize=REMEMBERED)(_parse)
+
+
+def remember(entries: int) -> None:
+    """Remember so many of those read, for a process in which more nodes than usual live."""
+    global _parsed  # noqa: PLW0603
+    _parsed = lru_cache(maxsize=entries)(_parse)

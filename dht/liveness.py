@@ -4,7 +4,8 @@
           -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
     wanted by neither end -> lapsed before NATs forget it
 
-One tick a node, not one timer a peer. Also notices that the machine slept: the clock jumps between two ticks.
+One tick a node, not one timer a peer, and none where nobody can be due. Also notices that the machine slept: the clock
+jumps between two ticks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dht.peer import Peer
 from dht.sessions import Sessions
 
 TICK_S = 0.5
+MAX_PAUSE_S = 2 * TICK_S  # between two ticks while nothing is awaited; new neighbours are noticed within it
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
 MIN_PROBE_S = 0.4
@@ -53,39 +55,56 @@ class Liveness:
         self._timer: Timer | None = None
         self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `calm_until` follows from
         self._calm: list[tuple[float, int, Peer]] = []  # a heap: until when a peer is calm at least, its number, it
-        self._ticked_at = 0.0
+        self._ticked_at = self._due_at = 0.0
         self._forget_at = 0.0
 
     def start(self) -> None:
         self._ticked_at = self._host.now()
+        self._sessions.awaited = self._tick_soon
         # Nodes started together must not stay in step.
-        self._timer = self._host.call_later(TICK_S * self._host.rng.random(), self._tick)
+        self._due_at = self._ticked_at + TICK_S * self._host.rng.random()
+        self._timer = self._host.call_later(self._due_at - self._ticked_at, self._tick)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def probe(self, peer: Peer) -> None:
         """Ask `peer` for a sign of life now; further probes follow by themselves."""
         now = self._host.now()
         peer.unanswered_at = now if peer.unanswered_at is None else peer.unanswered_at
-        self._sessions.restless[peer.number] = peer
+        self._sessions.watch(peer)
         peer.probes += 1
         peer.ping_at = now
         self.ping(peer)
 
     def _tick(self) -> None:
         now = self._host.now()
-        self._timer = self._host.call_later(TICK_S, self._tick)
         gap_s = now - self._ticked_at
         self._ticked_at = now
         if gap_s > SLEPT_S:
+            self._tick_in(TICK_S)
             self.slept(gap_s)
             return
         self._look_at_the_restless(now)
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)
+        free_s = self._calm[0][0] - now if self._calm else MAX_PAUSE_S
+        self._tick_in(MAX_PAUSE_S if free_s > TICK_S and not self._sessions.restless else TICK_S)
+
+    def _tick_in(self, pause_s: float) -> None:
+        self._due_at = self._ticked_at + pause_s
+        self._timer = self._host.call_later(pause_s, self._tick)
+
+    def _tick_soon(self) -> None:
+        """Something is awaited again: the tick that was left out takes place, unless its time is over."""
+        now, left_out_at = self._host.now(), self._due_at - TICK_S
+        if self._timer is not None and self._ticked_at < left_out_at and now < left_out_at:
+            self._timer.cancel()
+            self._due_at = left_out_at
+            self._timer = self._host.call_later(left_out_at - now, self._tick)
 
     def _look_at_the_restless(self, now: float) -> None:
         """Check every peer but those that are calm: up, with nothing unanswered, and heard within their limit. Nearly

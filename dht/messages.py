@@ -29,6 +29,7 @@ MAX_CONTACT_BYTES = 180
 MAX_RECORD_BYTES = 2048
 MAX_RECORDS = 3
 HEAD_BYTES = 8
+REMEMBERED = 4096  # answers to pings, once packed
 FIRST_APPLICATION_CODE = 1024
 _HEADER = Struct(">HBQ")
 
@@ -120,12 +121,6 @@ def _pack_coordinate(key: int, coordinate: Coordinate | None) -> dict[int, Value
     return {} if coordinate is None else {key: coordinate.pack()}
 
 
-@lru_cache(maxsize=4096)
-def _packed_body(message: Ping | Pong) -> bytes:
-    """Idle nodes send hardly anything else, and say the same for hours."""
-    return pack(message.fields())
-
-
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Are you there? I am (not) a member of the ring, at this coordinate if I know it. Measures the round trip too."""
@@ -135,7 +130,7 @@ class Ping(Message):
     coordinate: Coordinate | None = None
 
     def body(self) -> bytes:
-        return _packed_body(self)
+        return pack(self.fields()) if self.coordinate is not None else _BARE_PINGS[self.joined]
 
     def fields(self) -> dict[int, Value]:
         return {0: self.joined} | _pack_coordinate(1, self.coordinate)
@@ -143,6 +138,10 @@ class Ping(Message):
     @classmethod
     def read(cls, fields: Fields) -> Self:
         return cls(fields.flag(0), _coordinate(fields, 1))
+
+
+# Idle nodes send hardly anything else than pings without news and their answers, and say the same for hours.
+_BARE_PINGS = {joined: pack(Ping(joined).fields()) for joined in (False, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,9 @@ class Pong(Message):
     coordinate: Coordinate | None = None
 
     def body(self) -> bytes:
-        return _packed_body(self)
+        if self.coordinate is not None or self.observed is None:
+            return pack(self.fields())
+        return _bare_pong(self.joined, self.observed, self.hops)
 
     def fields(self) -> dict[int, Value]:
         head: dict[int, Value] = {0: self.joined, 1: _pack_endpoint(self.observed), 2: self.hops}
@@ -166,6 +167,19 @@ class Pong(Message):
     @classmethod
     def read(cls, fields: Fields) -> Self:
         return cls(fields.flag(0), _endpoint(fields, 1), fields.integer(2, 0, 255, 0), _coordinate(fields, 3))
+
+
+def _pack_bare_pong(joined: bool, observed: Endpoint, hops: int) -> bytes:
+    return pack(Pong(joined, observed, hops).fields())
+
+
+_bare_pong = lru_cache(maxsize=REMEMBERED)(_pack_bare_pong)
+
+
+def remember(entries: int) -> None:
+    """Remember so many answers to pings, for a process in which more nodes than usual live."""
+    global _bare_pong  # noqa: PLW0603
+    _bare_pong = lru_cache(maxsize=entries)(_pack_bare_pong)
 
 
 @dataclass(frozen=True, slots=True)

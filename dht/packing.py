@@ -10,7 +10,7 @@ Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/maste
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
 from struct import Struct
@@ -72,8 +72,12 @@ def _in_order(value: object) -> object:
     kind = type(value)
     if kind in _PLAIN:  # nearly everything
         return value
+    if kind is list or kind is tuple:
+        assert isinstance(value, (list, tuple))
+        if _PLAIN.issuperset(map(type, value)):
+            return value
     if isinstance(value, (dict, Mapping)):
-        plain = set(map(type, value)) <= _INTEGER
+        plain = _INTEGER.issuperset(map(type, value))
         return {key: _in_order(value[key]) for key in sorted(value, key=None if plain else _key_order)}
     if isinstance(value, (list, tuple)):
         return [_in_order(element) for element in value]
@@ -235,9 +239,13 @@ class _Reader:
 
 
 # Most messages are pings and their answers, which say the same for hours. Refusals raise, and so aren't remembered.
-@lru_cache(maxsize=SHORT_REMEMBERED)
-def _unpack_short(data: bytes) -> Value:
-    return unpack(data)
+_unpack_short: Callable[[bytes], Value] = lru_cache(maxsize=SHORT_REMEMBERED)(unpack)
+
+
+def remember(entries: int) -> None:
+    """Remember so many short messages, for a process in which more nodes than usual live."""
+    global _unpack_short  # noqa: PLW0603
+    _unpack_short = lru_cache(maxsize=entries)(unpack)
 
 
 class Fields:

@@ -9,13 +9,14 @@ Source: Brunet's greedy routing by distance in both directions; hop by hop, as C
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dht.edge import Edge, Edges
 from dht.envelope import HEADER_BYTES, HOP_LIMIT, Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
-from dht.ids import HALF, RING, closer, distance
+from dht.ids import closer
 from dht.messages import HEAD_BYTES, Kind, Message, Unreachable, pack_control
 
 MAX_IN_DOUBT = 16  # control messages an edge
@@ -37,6 +38,8 @@ class Router:
         self._arrived = arrived
         self._counters = counters
         self._in_doubt: dict[int, tuple[float, list[Envelope]]] = {}  # by edge: when it was last heard, given since
+        self._ids: list[int] = []  # of the peers, as the table has them,
+        self._sorted: list[int] = []  # and in the ring's order
         self.joined: Callable[[], bool] = lambda: False
         self.policy: Policy | None = None  # instead of greedy routing, once this node has joined
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
@@ -45,27 +48,29 @@ class Router:
         """The edge that leads nearest to `target`; None when no edge leads nearer than this node is."""
         if self.policy is not None and self.joined():
             return self.policy(self._usable(target, mode), target, mode)
-        best: Edge | None = None
+        peers = self._edges.peers
         doubtful: Edge | None = None
+        peer = peers.get(target)
+        if peer is not None and peer.path is not None and peer.up and (peer.joined or mode == Mode.EXACT):
+            if not peer.suspect:
+                return peer
+            doubtful = peer  # only if nobody else leads nearer
+        if (ids := list(peers)) != self._ids:
+            self._ids, self._sorted = ids, sorted(ids)
+        # The nearest is the first that may be taken on either side of the target.
+        ring = self._sorted
+        place = bisect_left(ring, target)
+        best: Edge | None = None
+        for side in (range(place, place + len(ring)), range(place - 1, place - 1 - len(ring), -1)):
+            for index in side:
+                peer = peers[ring[index % len(ring)]]
+                if peer.joined and not peer.suspect and peer.up and peer.path is not None and peer.id != target:
+                    if best is None or closer(target, peer.id, best.id):
+                        best = peer
+                    break
         # A node that has not joined owns no part of the ring: it is never the nearest.
-        best_distance = distance(self._me, target) if self.joined() else RING
-        best_id = self._me
-        for peer in self._edges.peers.values():
-            if peer.path is None or not peer.up:
-                continue
-            peer_id = peer.id
-            if peer_id == target and (peer.joined or mode == Mode.EXACT):
-                if not peer.suspect:
-                    return peer
-                doubtful = peer  # only if nobody else leads nearer
-                continue
-            if not peer.joined or peer.suspect:
-                continue
-            away = (peer_id - target) % RING
-            if away > HALF:
-                away = RING - away
-            if away < best_distance or (away == best_distance and closer(target, peer_id, best_id)):
-                best, best_distance, best_id = peer, away, peer_id
+        if best is not None and self.joined() and not closer(target, best.id, self._me):
+            best = None
         return best or doubtful
 
     def _usable(self, target: int, mode: Mode) -> list[Edge]:

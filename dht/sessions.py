@@ -83,6 +83,7 @@ class Sessions:
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
         self.peers: dict[int, Peer] = {}
         self.restless: dict[int, Peer] = {}  # by number: those of whom something is awaited, for dht.liveness
+        self.awaited: Callable[[], None] = lambda: None  # there are some again
         self._admitted = 0
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
         self.way: Callable[[Path | None], tuple[Endpoint, bytes] | None] = lambda path: None
@@ -121,8 +122,14 @@ class Sessions:
             self._counters["peer_table_full"] += 1
         self._admitted += 1
         peer = self.peers[member.id] = Peer(member, static, self._host.now(), self, self._admitted)
-        self.restless[peer.number] = peer
+        self.watch(peer)
         return peer
+
+    def watch(self, peer: Peer) -> None:
+        """Something is awaited of a peer."""
+        if not self.restless:
+            self.awaited()
+        self.restless[peer.number] = peer
 
     def install(self, peer: Peer, keypair: Keypair) -> None:
         """Give a peer the keys of a finished handshake."""
@@ -333,7 +340,7 @@ class Sessions:
         """Something was sent that calls for an answer: `dht.liveness` has an eye on the peer from now on."""
         if peer.unanswered_at is None:
             peer.unanswered_at = now
-            self.restless[peer.number] = peer
+            self.watch(peer)
 
     def answer(self, peer: Peer, plaintext: bytes, path: Path | None) -> bool:
         """As `send`, by the path that the question came by: who asks finds out whether that path works both ways."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Protocol
 
+from dht import contact, messages, packing
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.node import Node, NodeConfig
@@ -46,6 +47,10 @@ class Ring(Protocol):
     def engine(self) -> Engine: ...
 
 
+LEAST_REMEMBERED = 4096
+REMEMBERED_A_NODE = 4  # of each kind
+
+
 class World:
     """Nodes on simulated hosts, each on an access link of its own like `link`. `identities` are used up in order."""
 
@@ -66,6 +71,9 @@ class World:
         self.storages: dict[int, MemoryStorage] = {}
         self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
+        # What one node remembers of the messages of its own few peers, here all nodes share.
+        for module in (contact, messages, packing):
+            module.remember(max(LEAST_REMEMBERED, REMEMBERED_A_NODE * len(self._identities)))
         self._config = config or NodeConfig()
         self._link = link
 
