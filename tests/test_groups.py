@@ -225,7 +225,7 @@ def test_an_edge_that_one_end_has_forgotten_is_found_out_and_made_again(seed: in
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
 def test_an_answer_to_who_has_left_and_joined_again_makes_no_edge_of_the_ring_that_was_left(seed: int) -> None:
-    world = grown(20, seed)
+    world = settled(20, seed)
     ring = group(world, world.nodes[:4], secret_of(seed))
     node = world.nodes[10]
     peer = session(world, node, ring.nodes[0].node)
@@ -240,7 +240,7 @@ def test_an_answer_to_who_has_left_and_joined_again_makes_no_edge_of_the_ring_th
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
 def test_a_member_that_says_over_and_over_that_it_has_forgotten_is_asked_once_at_a_time(seed: int) -> None:
-    world = grown(20, seed)
+    world = settled(20, seed)
     ring = group(world, world.nodes[:4], secret_of(seed))
     world.engine.run_for(5)
     liar, victim = ring.nodes[0], ring.nodes[1]
