@@ -668,9 +668,11 @@ def test_everybody_is_told_asked_and_seen() -> None:
                 await third.everybody.ask(kind)
             outcome = await third.everybody.ask(third.node.aggregates._kinds["load"])
             assert (outcome.value, outcome.reached) == (321, 3)
-            crawled = await third.everybody.crawl()
-            assert [sight.id for sight in crawled.nodes] == sorted(loads)
-            assert crawled.complete and crawled.consistency == 1.0
+            async with asyncio.timeout(PATIENCE_S):
+                # Who has just joined may not be in everybody's list yet.
+                while (crawled := await third.everybody.crawl()).consistency < 1.0:
+                    await asyncio.sleep(0.05)
+            assert [sight.id for sight in crawled.nodes] == sorted(loads) and crawled.complete
         with pytest.raises(StopAsyncIteration):
             await anext(inbox)
         with pytest.raises(Closed):

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEAN = "from ipop.lean import leave_out; leave_out(); import ipop.daemon; "
 # What an idle node may have, less what it needs once it runs: OpenSSL's tables, buffers, peers.
-IMPORTED_LIMIT_BYTES = 36_000_000
+IMPORTED_LIMIT_BYTES = 37_500_000
 
 
 def python(code: str) -> str:
