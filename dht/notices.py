@@ -10,7 +10,8 @@ are frames (`dht.broadcast`).
 before a notice is handed on, which takes a fraction of a millisecond a hop, little beside the hop itself; frames, of
 which there may be thousands a second, do without. The signature names the ring, so that a notice of one
 group is none in another. Sequences start from the clock: what is not newer than the notices of its sender that were
-forgotten, or older than MAX_AGE_S, is heard no more, so that a notice can't be repeated.
+forgotten, or older than MAX_AGE_S, is heard no more, so that a notice can't be repeated
+while this node runs; after a restart, one of the last MAX_AGE_S may be heard again.
 """
 
 from __future__ import annotations
