@@ -10,7 +10,7 @@ bounded pieces (`dht.upstream`). A part that is handed out again is asked anew f
 still says is not heard, so that nobody counts twice. Questions may reach a member twice: answering must not change it.
 
 **What a lying member can do**: answer falsely for its own part, which includes inventing members there, or leave it
-out. It can't speak for other parts, and the work that it makes is bounded by its edges: questions are limited per origin
+out. It can't speak for other parts, and the work that it makes is bounded by its edges: questions are limited an origin
 as each hop hands them on, and per hop (`dht.metering`), branches are bounded in all and a hop, answers by MAX_ANSWERS.
 Kinds are registered by name; members that don't know a kind say so, are named as missing, and others take their part.
 """
