@@ -150,6 +150,13 @@ class Demux:
                 self.run(peer.member, run, each_bytes)
                 return
             plaintexts = [bytes(run[start : start + each_bytes]) for start in range(0, len(run), each_bytes)]
+        self.take_opened(peer, plaintexts, path)
+        head = bytes(buffer[:skip])
+        for datagram in refused:
+            one(head + datagram)
+
+    def take_opened(self, peer: Peer, plaintexts: Sequence[bytes], path: Path | None) -> None:
+        """Handle what a session opened together, in order."""
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
                 peer.demand_at = peer.heard_at
@@ -167,9 +174,6 @@ class Demux:
                         self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
                     self._refuse(refusal, path)
-        head = bytes(buffer[:skip])
-        for datagram in refused:
-            one(head + datagram)
 
     def _take_run_apart(self, member: Member, run: memoryview, size: int) -> None:
         self.traffic(member, [bytes(run[start : start + size]) for start in range(0, len(run), size)])

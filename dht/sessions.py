@@ -280,15 +280,30 @@ class Sessions:
             opened = Opened(peer, plaintexts, refused, None, 0)
             if not plaintexts:
                 return opened
+        if path is None and peer.path is None:
+            peer.hops = hops
+        self.heard(peer, path, len(buffer) - sum(map(len, opened.refused)), now)
+        return opened
+
+    def heard(self, peer: Peer, path: Path | None, octets: int, now: float) -> None:
+        """Packets in `octets` of datagrams came by a known path, under the current keys."""
         if path is not None:
             peer.came_by(path, now)
-        elif peer.path is None:
-            peer.hops = hops
-        peer.rx_bytes += len(buffer) - sum(map(len, opened.refused))
+        peer.rx_bytes += octets
         peer.heard(path, now)
         if peer.session.wants_rekey(now, receiving=True):
             self.renew(peer)
-        return opened
+
+    def sent(self, peer: Peer, octets: int, now: float) -> None:
+        """`octets` of datagrams that call for answers went to a peer."""
+        self._await(peer, now)
+        peer.tx_bytes += octets
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+
+    def addressed(self, index: int) -> tuple[Peer, Keypair] | None:
+        """Whose datagrams bear this index, and the keys that open them."""
+        return self._by_index.get(index)
 
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
@@ -309,11 +324,8 @@ class Sessions:
         except NoKeypair:
             self.renew(peer)
             return False
-        self._await(peer, now)
-        peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
-        if peer.session.wants_rekey(now):
-            self.renew(peer)
+        self.sent(peer, sum(map(len, datagrams)), now)
         return True
 
     def _send_run(self, peer: Peer, plaintexts: Sequence[bytes], now: float, traffic_class: int) -> bool:
@@ -329,11 +341,8 @@ class Sessions:
             run = peer.session.seal_run(plaintexts[start : start + step], before, now)
             if run is None:
                 return start > 0  # The keys are used up between two parts: the rest is lost.
-            peer.tx_bytes += len(run)
             self._host.send_run(endpoint, run, size, outer)
-        self._await(peer, now)
-        if peer.session.wants_rekey(now):
-            self.renew(peer)
+            self.sent(peer, len(run), now)
         return True
 
     def _await(self, peer: Peer, now: float) -> None:
