@@ -54,6 +54,22 @@ class Inlet:
     def holds(self) -> bool: ...
 
 @final
+class Transit:
+    def __init__(
+        self,
+        *,
+        owner: object,
+        guards: _Guards,
+        endpoint: tuple[str, int],
+        mouth: Mouth,
+        to: tuple[str, int],
+        header: bytes,
+    ) -> None: ...
+    @property
+    def owner(self) -> Any: ...
+    def holds(self) -> bool: ...
+
+@final
 class FastPath:
     def __init__(
         self,
@@ -66,12 +82,14 @@ class FastPath:
         outlets: dict[bytes, Outlet],
         inlets: dict[bytes, Inlet],
         origins: dict[bytes, Any],
+        transits: dict[bytes, tuple[Transit, ...]],
         on_frame: Callable[[bytes], None],
         on_virtual: Callable[[bytes], None],
         on_datagrams: Callable[[Mouth, bytearray | None, Any, Any], None],
         on_opened: Callable[[Any, list[bytes], int], None],
         on_sent: Callable[[Any, int, int, int], None],
         on_heard: Callable[[Any, int, int], None],
+        on_passed: Callable[[Any, int], None],
         on_blocked: Callable[[tuple[str, int], bytes, int, int], None],
         on_tap_error: Callable[[int], None],
     ) -> None: ...

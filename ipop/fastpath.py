@@ -2,14 +2,15 @@
 
     a flow's packets were sent by Python   -> outlet for its destination: endpoint, keys, what must stay as it is
     a session's packet came by Python      -> inlet for its index: place, keys, what must stay as it is
+    Python passed on a circuit's datagrams -> transit for its label: from where, to where, what must stay as it is
     a later packet fits                    -> C moves it, and tells here afterwards how much went or came
     anything else                          -> Python takes it as it came, as if there were no C
 
-What an outlet or inlet was made of are its *guards*: when the path, the keys or anything else is not the same any more,
+What each was made of are its *guards*: when the path, the keys or anything else is not the same any more,
 it is not used, and made anew when Python next has a packet of it. Nothing is decided in C, and all state (counters,
 replay window, when a peer was last heard) is Python's. Without the C module, or without the machine's libcrypto or a
 TAP with virtio_net headers, nothing of this happens, and everything works. C reads TAP and sockets from the first
-outlet or inlet on; so a node that carries nothing does not load libcrypto.
+of them on; so a node that carries nothing does not load libcrypto.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dht.fragments import MAX_MESSAGE_BYTES
 from dht.host import Endpoint
 from dht.path import RELAYED_AT, TUNNEL_HEADER_BYTES, TUNNELLED, Path, Tunnel
 from dht.peer import Peer
+from dht.relay import Circuit
 from dht.session import TRANSPORT, Keypair, transport_head
 from dht.timers import boottime_s
 from dht.udp import UdpHost
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 
 MAX_OUTLETS = 1024  # each holds a key's schedule, a kilobyte in all
 MAX_INLETS = 1024
+MAX_TRANSITS = 1024
 HEAD_BYTES = 8  # kind, zeros and the receiver's index
 _TUNNELLED = bytes((TUNNELLED,))
 
@@ -61,6 +64,13 @@ class _Receiver(NamedTuple):
     path: Path
 
 
+class _Passage(NamedTuple):
+    """What a transit passes on."""
+
+    circuit: Circuit
+    source: Endpoint
+
+
 class FastPath:
     """The fast path of one node, between `start` and the closing of its TAP."""
 
@@ -68,13 +78,15 @@ class FastPath:
         self._host, self._tap = host, tap
         self._datapath: DataPath = vpn.datapath
         parts = vpn.ring.parts
-        self._sessions, self._tunnels = parts.sessions, parts.tunnels
+        self._sessions, self._tunnels, self._relay = parts.sessions, parts.tunnels, parts.relay
         self._demux: Demux = parts.demux
         self._native: _fastpath.FastPath | None = None
         self._outlets: dict[bytes, _fastpath.Outlet] = {}
         self._inlets: dict[bytes, _fastpath.Inlet] = {}
+        self._transits: dict[bytes, tuple[_fastpath.Transit, ...]] = {}
         self._mouths: dict[Port, _fastpath.Mouth] = {}
         self._ports: dict[_fastpath.Mouth, Port] = {}
+        self._keyed = True  # libcrypto can be used, as far as is known
         self.state = "no packets yet"
 
     def start(self) -> None:
@@ -86,6 +98,7 @@ class FastPath:
             self.state = "the TAP has no offloads"
         else:
             self._datapath.pave = self._make_outlet
+            self._relay.passed = self._make_transit
             self._host.attend(self._read_datagrams)
 
     @property
@@ -98,39 +111,40 @@ class FastPath:
         """TCP data that found no room to wait in."""
         return 0 if self._native is None else self._native.bulk_dropped
 
-    def _begin(self) -> bool:
-        """Let C read the TAP and the sockets; whether it does."""
+    def _begin(self) -> None:
+        """Let C read the TAP and the sockets."""
         if self._native is not None:
-            return True
+            return
         datapath, offloads = self._datapath, self._tap.offloads
-        segment = datapath.segment
-        try:
-            self._native = _fastpath.FastPath(
-                descriptor=self._tap.fileno(),
-                takes_tcp=offloads.tcp,
-                takes_udp=offloads.udp,
-                own4=segment.own4,
-                own6=segment.own6,
-                outlets=self._outlets,
-                inlets=self._inlets,
-                origins=datapath.origins,
-                on_frame=datapath.outbound,
-                on_virtual=datapath.send_virtual,
-                on_datagrams=self._datagrams,
-                on_opened=self._opened,
-                on_sent=self._sent,
-                on_heard=self._heard,
-                on_blocked=self._blocked,
-                on_tap_error=self._tap.refused,
-            )
-        except OSError as error:
-            log.info("packets go through Python: %s", error)
-            self.state = str(error)
-            datapath.pave = None
-            return False
+        self._native = _fastpath.FastPath(
+            descriptor=self._tap.fileno(),
+            takes_tcp=offloads.tcp,
+            takes_udp=offloads.udp,
+            own4=datapath.segment.own4,
+            own6=datapath.segment.own6,
+            outlets=self._outlets,
+            inlets=self._inlets,
+            origins=datapath.origins,
+            transits=self._transits,
+            on_frame=datapath.outbound,
+            on_virtual=datapath.send_virtual,
+            on_datagrams=self._datagrams,
+            on_opened=self._opened,
+            on_sent=self._sent,
+            on_heard=self._heard,
+            on_passed=self._passed,
+            on_blocked=self._blocked,
+            on_tap_error=self._tap.refused,
+        )
         self.state = "in use"
         self._tap.attend(self._native.read_frames, self._native.close)
-        return True
+
+    def _give_up(self, error: OSError) -> None:
+        """This machine's libcrypto can't be used: Python seals and opens."""
+        log.warning("the data path stays slow: %s", error)
+        self.state = str(error)
+        self._datapath.pave = None
+        self._keyed = False
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -148,8 +162,9 @@ class FastPath:
             return
         endpoint, before = way
         port = self._host.port_to(endpoint)
-        if port is None or not port.takes_segments or not self._begin():
+        if port is None or not port.takes_segments:
             return
+        self._begin()
         guards: list[tuple[object, str, object]] = [
             (peer, "path", path),
             (peer, "up", True),
@@ -165,21 +180,24 @@ class FastPath:
             guards += [(relay, "path", endpoint)]
         if len(self._outlets) >= MAX_OUTLETS:
             self._outlets.clear()
-        self._outlets[flow.address] = _fastpath.Outlet(
-            owner=_Sender(flow, peer),
-            guards=tuple(guards),
-            mouth=self._mouth(port),
-            endpoint=endpoint,
-            keypair=keypair,
-            key=keypair.keys[0],
-            aes=keypair.aes,
-            front=before + transport_head(keypair.remote_index),
-            room_bytes=room_bytes,
-            segments=bool(features & Feature.SEGMENTS),
-            class_mask=self._datapath.class_mask & (0xFF if features & Feature.ECN else ~ECN_MASK),
-            limit=keypair.limit,
-            dies_at=self._dies_at(keypair),
-        )
+        try:
+            self._outlets[flow.address] = _fastpath.Outlet(
+                owner=_Sender(flow, peer),
+                guards=tuple(guards),
+                mouth=self._mouth(port),
+                endpoint=endpoint,
+                keypair=keypair,
+                key=keypair.keys[0],
+                aes=keypair.aes,
+                front=before + transport_head(keypair.remote_index),
+                room_bytes=room_bytes,
+                segments=bool(features & Feature.SEGMENTS),
+                class_mask=self._datapath.class_mask & (0xFF if features & Feature.ECN else ~ECN_MASK),
+                limit=keypair.limit,
+                dies_at=self._dies_at(keypair),
+            )
+        except OSError as error:
+            self._give_up(error)
 
     def _sent(self, sender: _Sender, packets: int, octets: int, sealed_octets: int) -> None:
         flow, peer = sender
@@ -221,7 +239,7 @@ class FastPath:
 
     def _make_inlet(self, lead: bytes, head: bytes, source: Endpoint) -> None:
         """For what begins with `lead` and `head` and comes from `source`, if it is a session's in its steady state."""
-        if len(head) < HEAD_BYTES or head[0] != TRANSPORT:
+        if len(head) < HEAD_BYTES or head[0] != TRANSPORT or not self._keyed:
             return
         index = head[4:]
         addressed = self._sessions.addressed(int.from_bytes(index, "big"))
@@ -242,25 +260,28 @@ class FastPath:
             return
         if len(self._inlets) >= MAX_INLETS:
             self._inlets.clear()
-        self._inlets[index] = _fastpath.Inlet(
-            owner=_Receiver(peer, path),
-            guards=(
-                (peer, "path", path),
-                (peer, "up", True),
-                (peer, "session", session),
-                (peer, "reborn", None),
-                (session, "current", keypair),
-            ),
-            endpoint=source,
-            member=peer.member,
-            window=keypair.window,
-            key=keypair.keys[1],
-            aes=keypair.aes,
-            lead=lead,
-            head=head,
-            longest_bytes=MAX_MESSAGE_BYTES,
-            dies_at=self._dies_at(keypair),
-        )
+        try:
+            self._inlets[index] = _fastpath.Inlet(
+                owner=_Receiver(peer, path),
+                guards=(
+                    (peer, "path", path),
+                    (peer, "up", True),
+                    (peer, "session", session),
+                    (peer, "reborn", None),
+                    (session, "current", keypair),
+                ),
+                endpoint=source,
+                member=peer.member,
+                window=keypair.window,
+                key=keypair.keys[1],
+                aes=keypair.aes,
+                lead=lead,
+                head=head,
+                longest_bytes=MAX_MESSAGE_BYTES,
+                dies_at=self._dies_at(keypair),
+            )
+        except OSError as error:
+            self._give_up(error)
 
     def _opened(self, receiver: _Receiver, plaintexts: list[bytes], traffic_class: int) -> None:
         """What C opened, but did not write."""
@@ -277,6 +298,42 @@ class FastPath:
             peer.packets += packets
             self._datapath.packets_in += packets
         self._sessions.heard(peer, path, octets, now)
+
+    # --- on --------------------------------------------------------------------------------------------------------
+
+    def _make_transit(self, circuit: Circuit, source: Endpoint, there: Peer) -> None:
+        """For what comes from `source` through a circuit that this node relays."""
+        here = circuit.one if there is circuit.other else circuit.other
+        to = there.path
+        if self._relay.rate_bytes_per_s or here.path != source or not isinstance(to, Endpoint) or not circuit.open:
+            return
+        port = self._host.port_to(to)
+        if port is None or not port.takes_segments:
+            return
+        label = circuit.label.to_bytes(4, "big")
+        others = tuple(each for each in self._transits.get(label, ()) if each.holds() and each.owner.circuit is circuit)
+        if any(each.owner.source == source for each in others):
+            return
+        self._begin()
+        if len(self._transits) >= MAX_TRANSITS:
+            self._transits.clear()
+        made = _fastpath.Transit(
+            owner=_Passage(circuit, source),
+            guards=(
+                (circuit, "open", True),
+                (here, "path", here.path),
+                (there, "path", to),
+                (self._relay, "rate_bytes_per_s", self._relay.rate_bytes_per_s),
+            ),
+            endpoint=source,
+            mouth=self._mouth(port),
+            to=to,
+            header=Tunnel(0, circuit.label).header(),
+        )
+        self._transits[label] = (*others[-1:], made)
+
+    def _passed(self, passage: _Passage, octets: int) -> None:
+        passage.circuit.octets += octets
 
     # --- both ------------------------------------------------------------------------------------------------------
 

@@ -18,21 +18,24 @@ PyObject *find(PyObject *dict, const uint8_t *key, Py_ssize_t bytes) {
     return found;
 }
 
+enum { GIVEN = 13 }; /* of Python's objects: dicts, then what is called */
+
 static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"descriptor", "takes_tcp", "takes_udp",    "own4",      "own6",    "outlets",
-                            "inlets",     "origins",   "on_frame",     "on_virtual", "on_datagrams", "on_opened",
-                            "on_sent",    "on_heard",  "on_blocked",   "on_tap_error", NULL};
+                            "inlets",     "origins",   "transits",     "on_frame",   "on_virtual",   "on_datagrams",
+                            "on_opened",  "on_sent",   "on_heard",     "on_passed",  "on_blocked",   "on_tap_error",
+                            NULL};
     int fd, takes_tcp, takes_udp;
     Py_buffer own4, own6;
-    PyObject *given[11];
+    PyObject *given[GIVEN];
     if (self->out != NULL) {
         PyErr_SetString(PyExc_TypeError, "a fast path is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$ippy*y*O!O!O!OOOOOOOO", names, &fd, &takes_tcp, &takes_udp, &own4,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$ippy*y*O!O!O!O!OOOOOOOOO", names, &fd, &takes_tcp, &takes_udp, &own4,
                                      &own6, &PyDict_Type, &given[0], &PyDict_Type, &given[1], &PyDict_Type, &given[2],
-                                     &given[3], &given[4], &given[5], &given[6], &given[7], &given[8], &given[9],
-                                     &given[10]))
+                                     &PyDict_Type, &given[3], &given[4], &given[5], &given[6], &given[7], &given[8],
+                                     &given[9], &given[10], &given[11], &given[12]))
         return -1;
     int fits = own4.len == 4 && own6.len == 16;
     if (fits) {
@@ -45,11 +48,10 @@ static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
         PyErr_SetString(PyExc_ValueError, "addresses have 4 and 16 bytes");
         return -1;
     }
-    if (aead_load() < 0) return -1;
-    PyObject **places[11] = {&self->outlets,      &self->inlets,    &self->origins, &self->on_frame,
-                             &self->on_virtual,   &self->on_datagrams, &self->on_opened, &self->on_sent,
-                             &self->on_heard,     &self->on_blocked, &self->on_tap_error};
-    for (int i = 0; i < 11; i++) Py_XSETREF(*places[i], Py_NewRef(given[i]));
+    PyObject **places[GIVEN] = {&self->outlets,    &self->inlets,       &self->origins,   &self->transits, &self->on_frame,
+                                &self->on_virtual, &self->on_datagrams, &self->on_opened, &self->on_sent,  &self->on_heard,
+                                &self->on_passed,  &self->on_blocked,   &self->on_tap_error};
+    for (int i = 0; i < GIVEN; i++) Py_XSETREF(*places[i], Py_NewRef(given[i]));
     self->fd = fd, self->takes_tcp = takes_tcp, self->takes_udp = takes_udp;
     self->out = PyMem_Malloc(65536 + 2048);
     self->datagrams = PyMem_Malloc(DATAGRAM_BYTES + 1);
@@ -66,17 +68,20 @@ static int path_traverse(FastPath *self, visitproc visit, void *arg) {
     Py_VISIT(self->outlets);
     Py_VISIT(self->inlets);
     Py_VISIT(self->origins);
+    Py_VISIT(self->transits);
     Py_VISIT(self->on_frame);
     Py_VISIT(self->on_virtual);
     Py_VISIT(self->on_datagrams);
     Py_VISIT(self->on_opened);
     Py_VISIT(self->on_sent);
     Py_VISIT(self->on_heard);
+    Py_VISIT(self->on_passed);
     Py_VISIT(self->on_blocked);
     Py_VISIT(self->on_tap_error);
     Py_VISIT(self->outlet);
     for (int i = 0; i < self->sent_count; i++) Py_VISIT(self->sent_by[i]);
     for (int i = 0; i < self->heard_count; i++) Py_VISIT(self->heard_by[i]);
+    for (int i = 0; i < self->passed_count; i++) Py_VISIT(self->passed_by[i]);
     return 0;
 }
 
@@ -84,17 +89,20 @@ static int path_clear(FastPath *self) {
     Py_CLEAR(self->outlets);
     Py_CLEAR(self->inlets);
     Py_CLEAR(self->origins);
+    Py_CLEAR(self->transits);
     Py_CLEAR(self->on_frame);
     Py_CLEAR(self->on_virtual);
     Py_CLEAR(self->on_datagrams);
     Py_CLEAR(self->on_opened);
     Py_CLEAR(self->on_sent);
     Py_CLEAR(self->on_heard);
+    Py_CLEAR(self->on_passed);
     Py_CLEAR(self->on_blocked);
     Py_CLEAR(self->on_tap_error);
     Py_CLEAR(self->outlet);
     while (self->sent_count > 0) Py_DECREF(self->sent_by[--self->sent_count]);
     while (self->heard_count > 0) Py_DECREF(self->heard_by[--self->heard_count]);
+    while (self->passed_count > 0) Py_DECREF(self->passed_by[--self->passed_count]);
     return 0;
 }
 
@@ -129,7 +137,7 @@ static int enter(FastPath *self) {
 static PyObject *leave(FastPath *self, int status, PyObject *answer) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    if (flush(self) < 0 || account_sent(self) < 0 || account_heard(self) < 0) {
+    if (flush(self) < 0 || account_sent(self) < 0 || account_heard(self) < 0 || account_passed(self) < 0) {
         if (type == NULL) {
             status = -1;
             PyErr_Fetch(&type, &value, &trace);
@@ -175,6 +183,7 @@ static PyObject *path_close(FastPath *self, PyObject *Py_UNUSED(ignored)) {
     self->fd = -1;
     if (self->outlets != NULL) PyDict_Clear(self->outlets);
     if (self->inlets != NULL) PyDict_Clear(self->inlets);
+    if (self->transits != NULL) PyDict_Clear(self->transits);
     Py_RETURN_NONE;
 }
 
@@ -207,7 +216,7 @@ PyTypeObject FastPathType = {
 };
 
 static int add_types(PyObject *module) {
-    PyTypeObject *types[] = {&MouthType, &OutletType, &InletType, &FastPathType};
+    PyTypeObject *types[] = {&MouthType, &OutletType, &InletType, &TransitType, &FastPathType};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0) return -1;
     return 0;

@@ -2,10 +2,11 @@
  *
  *     TAP -> frame -> outlet of its destination -> cut, sealed -> one sendmsg a batch
  *     UDP -> batch -> inlet of its session      -> opened, joined -> one writev a super-packet
+ *     UDP -> batch -> transit of its label      -> marked -> one sendmsg to the circuit's other end
  *
- * It decides nothing. Python prepares an *outlet* for a destination and an *inlet* for a session's index, each with
- * *guards*: attributes of Python's objects that must still be what they were when it was prepared (the path in use, the
- * current keys, ...). Whatever has no outlet or inlet, fails a guard, or is in any way unusual goes to Python as it
+ * It decides nothing. Python prepares an *outlet* for a destination, an *inlet* for a session's index, a *transit* for
+ * each way through a circuit, all with *guards*: attributes of Python's objects that must still be what they were when it was prepared (the path in use, the
+ * current keys, ...). Whatever has none of them, fails a guard, or is in any way unusual goes to Python as it
  * came, before anything was changed; counters and replay window are Python's own, read and written in its objects.
  * So there is one truth, and without this file everything works, only slower.
  *
@@ -26,6 +27,7 @@ enum {
     TRANSPORT = 0x14,
     TUNNELLED = 0x17,
     TUNNEL_HEADER_BYTES = 8,
+    RELAYED_AT = 1,            /* where a tunnel's header says that a relay passed it on */
     HEAD_BYTES = 8,            /* kind, zeros and the receiver's index */
     HEADER_BYTES = 16,         /* head and counter */
     TAG_BYTES = 16,
@@ -100,14 +102,19 @@ typedef struct {                                        /* one UDP socket: its d
     PyObject *queue;                                    /* deque: not empty while the socket is full */
 } Mouth;
 
+typedef struct {                                        /* where datagrams go */
+    Mouth *mouth;
+    PyObject *endpoint;
+    struct sockaddr_storage to;
+    socklen_t to_bytes;
+} Route;
+
 typedef struct {
     PyObject_HEAD
     Guards guards;
-    Mouth *mouth;
+    Route route;
     Cipher *cipher;
-    PyObject *keypair, *endpoint, *owner;               /* owner: Python's own, given back with the account */
-    struct sockaddr_storage to;
-    socklen_t to_bytes;
+    PyObject *keypair, *owner;                          /* owner: Python's own, given back with the account */
     uint8_t front[MAX_FRONT];                           /* of every datagram: a tunnel's header, the transport's head */
     int front_bytes;
     int room_bytes;                                     /* of a plaintext */
@@ -133,7 +140,18 @@ typedef struct {
     Py_ssize_t packets, octets;
 } Inlet;
 
-extern PyTypeObject MouthType, OutletType, InletType, FastPathType;
+typedef struct {                                        /* one way through a circuit that this node relays */
+    PyObject_HEAD
+    Guards guards;
+    Route route;
+    PyObject *endpoint, *owner;
+    struct sockaddr_storage from;
+    socklen_t from_bytes;
+    uint8_t header[TUNNEL_HEADER_BYTES];
+    Py_ssize_t octets;
+} Transit;
+
+extern PyTypeObject MouthType, OutletType, InletType, TransitType, FastPathType;
 
 /* --- fastpath.c: the object that ties a TAP to sockets ------------------------------------------------------------- */
 
@@ -149,7 +167,9 @@ typedef struct {
     int running;                                        /* within a call: not to be entered again */
     uint8_t own4[4], own6[16];
     PyObject *outlets, *inlets, *origins;               /* dicts, by raw address, by index, by raw address */
-    PyObject *on_frame, *on_virtual, *on_datagrams, *on_opened, *on_sent, *on_heard, *on_blocked, *on_tap_error;
+    PyObject *transits;                                 /* dict: label -> tuple of transits */
+    PyObject *on_frame, *on_virtual, *on_datagrams, *on_opened, *on_sent, *on_heard, *on_passed, *on_blocked,
+        *on_tap_error;
     double now;                                         /* CLOCK_BOOTTIME at this wake-up */
     /* from the TAP */
     int tap_busy;
@@ -170,13 +190,16 @@ typedef struct {
     uint8_t *datagrams, *plain;
     Inlet *heard_by[MAX_TOUCHED];
     int heard_count;
+    Transit *passed_by[MAX_TOUCHED];
+    int passed_count;
 } FastPath;
 
 enum { BULK_SLOTS = 4096, MAX_BULK_OCTETS = 4 << 20, BULK_OCTETS = 192 << 10 };
 
 double boottime_s(void);
 int mouth_open(Mouth *mouth);                           /* 1, 0, or -1 with an exception */
-int outlet_usable(FastPath *path, Outlet *outlet);      /* 1, 0, or -1 with an exception */
+int route_open(const Route *route);                     /* whether it may be sent to at once: 1, 0, or -1, likewise */
+int transmit(FastPath *path, const Route *route, uint8_t *from, Py_ssize_t length, int size, int traffic_class);
 PyObject *find(PyObject *dict, const uint8_t *key, Py_ssize_t bytes);  /* borrowed; NULL: none, or an exception */
 
 int take_frames(FastPath *path, int frames, Py_ssize_t octets);
@@ -185,5 +208,6 @@ int flush(FastPath *path);
 int account_sent(FastPath *path);
 int take_datagrams(FastPath *path, Mouth *mouth, int limit);
 int account_heard(FastPath *path);
+int account_passed(FastPath *path);
 
 #endif

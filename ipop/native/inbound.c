@@ -232,19 +232,19 @@ static int mark(Inlet *inlet, long long last, const uint64_t *counters, int coun
     return status;
 }
 
-static int same_place(const Inlet *inlet, const struct sockaddr_storage *from) {
-    if (inlet->from.ss_family != from->ss_family) return 0;
+static int same_place(const struct sockaddr_storage *known, const struct sockaddr_storage *from) {
+    if (known->ss_family != from->ss_family) return 0;
     if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *one = (const struct sockaddr_in *)&inlet->from, *other = (const struct sockaddr_in *)from;
+        const struct sockaddr_in *one = (const struct sockaddr_in *)known, *other = (const struct sockaddr_in *)from;
         return one->sin_port == other->sin_port && one->sin_addr.s_addr == other->sin_addr.s_addr;
     }
-    const struct sockaddr_in6 *one = (const struct sockaddr_in6 *)&inlet->from, *other = (const struct sockaddr_in6 *)from;
+    const struct sockaddr_in6 *one = (const struct sockaddr_in6 *)known, *other = (const struct sockaddr_in6 *)from;
     return one->sin6_port == other->sin6_port && memcmp(&one->sin6_addr, &other->sin6_addr, 16) == 0;
 }
 
 /* Whether it came to the address that Python has noted for its sender. 1, 0, or -1 with an exception. */
-static int to_known_address(Mouth *mouth, Inlet *inlet, const Arrival *arrival) {
-    PyObject *noted = PyDict_GetItemWithError(mouth->arrivals, inlet->endpoint);
+static int to_known_address(Mouth *mouth, PyObject *endpoint, const Arrival *arrival) {
+    PyObject *noted = PyDict_GetItemWithError(mouth->arrivals, endpoint);
     if (noted == NULL) return PyErr_Occurred() ? -1 : arrival->note == NULL;
     if (!PyTuple_Check(noted) || PyTuple_GET_SIZE(noted) < 1) return 0;
     PyObject *content = PyTuple_GET_ITEM(noted, 0);
@@ -252,10 +252,59 @@ static int to_known_address(Mouth *mouth, Inlet *inlet, const Arrival *arrival) 
            memcmp(PyBytes_AS_STRING(content), arrival->note, arrival->note_bytes) == 0;
 }
 
+int account_passed(FastPath *path) {
+    while (path->passed_count > 0) {
+        Transit *transit = path->passed_by[--path->passed_count];
+        Py_ssize_t octets = transit->octets;
+        transit->octets = 0;
+        PyObject *done = PyObject_CallFunction(path->on_passed, "On", transit->owner, octets);
+        Py_DECREF(transit);
+        if (done == NULL) return -1;
+        Py_DECREF(done);
+    }
+    return 0;
+}
+
+/* Pass on what came with the label of a circuit, as `dht.relay` does. Returns as `take`. */
+static int pass_on(FastPath *path, Mouth *mouth, const Arrival *arrival) {
+    uint8_t *datagrams = path->datagrams;
+    Py_ssize_t length = arrival->length, size = arrival->size;
+    if (size <= TUNNEL_HEADER_BYTES || (length % size > 0 && length % size <= TUNNEL_HEADER_BYTES)) return 0;
+    PyObject *both = find(path->transits, datagrams + 4, 4);
+    if (both == NULL || !PyTuple_Check(both)) return PyErr_Occurred() ? -1 : 0;
+    Transit *transit = NULL;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(both) && transit == NULL; i++) {
+        PyObject *each = PyTuple_GET_ITEM(both, i);
+        if (Py_IS_TYPE(each, &TransitType) && same_place(&((Transit *)each)->from, &arrival->from))
+            transit = (Transit *)each;
+    }
+    if (transit == NULL) return 0;
+    int usable = to_known_address(mouth, transit->endpoint, arrival);
+    if (usable == 1) usable = route_open(&transit->route);
+    if (usable == 1) usable = guards_hold(&transit->guards);
+    if (usable != 1) return usable;
+    for (Py_ssize_t at = 0; at < length; at += size)
+        if (memcmp(datagrams + at, transit->header, TUNNEL_HEADER_BYTES) != 0) return 0;
+    for (Py_ssize_t at = 0; at < length; at += size) datagrams[at + RELAYED_AT] = 1;
+    Py_INCREF(transit); /* Python may drop it meanwhile. */
+    int status = 1;
+    if (transit->octets == 0) {
+        if (path->passed_count == MAX_TOUCHED && account_passed(path) < 0) status = -1;
+        path->passed_by[path->passed_count++] = (Transit *)Py_NewRef((PyObject *)transit);
+    }
+    transit->octets += length;
+    /* With the congestion marks it came with, as behind any router (RFC 6040, section 4). */
+    if (status == 1 && transmit(path, &transit->route, datagrams, length, (int)size, arrival->traffic_class) < 0) status = -1;
+    Py_DECREF(transit);
+    return status;
+}
+
 /* One arrival, a datagram or several together. 1 when dealt with, 0 when Python must look, -1 with an exception. */
 static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     const uint8_t *datagrams = path->datagrams;
     Py_ssize_t length = arrival->length, size = arrival->size;
+    if (length > TUNNEL_HEADER_BYTES && datagrams[0] == TUNNELLED && datagrams[RELAYED_AT] == 0)
+        return pass_on(path, mouth, arrival);
     int skip = length > 0 && datagrams[0] == TUNNELLED ? TUNNEL_HEADER_BYTES : 0, before = skip + HEADER_BYTES;
     if (length <= before + TAG_BYTES || size <= before + TAG_BYTES || datagrams[skip] != TRANSPORT ||
         arrival->traffic_class & ECN_MAY_CHANGE)
@@ -264,9 +313,9 @@ static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     if (found == NULL) return PyErr_Occurred() ? -1 : 0;
     Inlet *inlet = (Inlet *)found;
     if (!Py_IS_TYPE(found, &InletType) || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
-        size > inlet->longest_bytes || !same_place(inlet, &arrival->from))
+        size > inlet->longest_bytes || !same_place(&inlet->from, &arrival->from))
         return 0;
-    int known = to_known_address(mouth, inlet, arrival);
+    int known = to_known_address(mouth, inlet->endpoint, arrival);
     if (known == 1) known = guards_hold(&inlet->guards);
     if (known != 1) return known;
     Py_ssize_t whole = length / size, rest = length % size, count = whole + (rest > 0);

@@ -17,9 +17,14 @@
 
 static PyObject *sent_name; /* interned "sent" */
 
-int outlet_usable(FastPath *path, Outlet *outlet) {
-    if (path->now >= outlet->dies_at || PyObject_Size(outlet->mouth->queue) > 0) return 0;
-    int open = mouth_open(outlet->mouth);
+int route_open(const Route *route) {
+    Py_ssize_t waiting = PyObject_Size(route->mouth->queue);
+    return waiting != 0 ? (waiting < 0 ? -1 : 0) : mouth_open(route->mouth);
+}
+
+static int outlet_usable(FastPath *path, Outlet *outlet) {
+    if (path->now >= outlet->dies_at) return 0;
+    int open = route_open(&outlet->route);
     return open != 1 ? open : guards_hold(&outlet->guards);
 }
 
@@ -78,13 +83,12 @@ static void add_note(Notes *notes, int level, int kind, const void *data, size_t
 }
 
 /* One sendmsg. What the kernel doesn't take goes to Python, which waits for room, or finds out why. */
-static int transmit(FastPath *path, Outlet *outlet, uint8_t *from, Py_ssize_t length, int size, int traffic_class) {
+int transmit(FastPath *path, const Route *route, uint8_t *from, Py_ssize_t length, int size, int traffic_class) {
     Notes notes = {.used = 0};
     struct iovec all = {from, (size_t)length};
-    struct msghdr message = {.msg_name = &outlet->to, .msg_namelen = outlet->to_bytes, .msg_iov = &all, .msg_iovlen = 1};
-    outlet->sealed_octets += length;
+    struct msghdr message = {.msg_name = (void *)&route->to, .msg_namelen = route->to_bytes, .msg_iov = &all, .msg_iovlen = 1};
     /* The address that the peer last wrote to: (content, [(level, kind, answer)]). */
-    PyObject *arrival = PyDict_GetItemWithError(outlet->mouth->arrivals, outlet->endpoint);
+    PyObject *arrival = PyDict_GetItemWithError(route->mouth->arrivals, route->endpoint);
     if (arrival == NULL && PyErr_Occurred()) return -1;
     if (arrival != NULL) {
         PyObject *list, *content;
@@ -103,13 +107,13 @@ static int transmit(FastPath *path, Outlet *outlet, uint8_t *from, Py_ssize_t le
         add_note(&notes, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
     }
     if (traffic_class) {
-        int six = outlet->to.ss_family == AF_INET6;
+        int six = route->to.ss_family == AF_INET6;
         add_note(&notes, six ? IPPROTO_IPV6 : IPPROTO_IP, six ? IPV6_TCLASS : IP_TOS, &traffic_class, sizeof traffic_class);
     }
     if (notes.used > 0) message.msg_control = notes.bytes, message.msg_controllen = notes.used;
-    if (sendmsg(outlet->mouth->fd, &message, MSG_DONTWAIT) >= 0) return 0;
+    if (sendmsg(route->mouth->fd, &message, MSG_DONTWAIT) >= 0) return 0;
 blocked:;
-    PyObject *done = PyObject_CallFunction(path->on_blocked, "Oy#ii", outlet->endpoint, from, length, size, traffic_class);
+    PyObject *done = PyObject_CallFunction(path->on_blocked, "Oy#ii", route->endpoint, from, length, size, traffic_class);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -118,7 +122,8 @@ int flush(FastPath *path) {
     Outlet *outlet = path->outlet;
     if (outlet == NULL) return 0;
     path->outlet = NULL;
-    int status = transmit(path, outlet, path->out, path->length, path->size, path->traffic_class);
+    outlet->sealed_octets += path->length;
+    int status = transmit(path, &outlet->route, path->out, path->length, path->size, path->traffic_class);
     Py_DECREF(outlet);
     return status;
 }
@@ -230,7 +235,8 @@ static int cut(FastPath *path, Outlet *outlet, int traffic_class, const uint8_t 
         if (sealed < 0) return -1;
         length += sealed, payload += piece, left -= piece;
         if (++run == most || index + 1 == count) {
-            if (transmit(path, outlet, path->out, length, (int)datagram, traffic_class) < 0) return -1;
+            outlet->sealed_octets += length;
+            if (transmit(path, &outlet->route, path->out, length, (int)datagram, traffic_class) < 0) return -1;
             length = 0, run = 0;
         }
     }
@@ -259,7 +265,7 @@ static Outlet *outlet_of(FastPath *path, const uint8_t *ethernet, Py_ssize_t byt
         *traffic_class &= ((Outlet *)found)->class_mask;
         return (Outlet *)found;
     }
-    if (usable == 0 && PyObject_Size(((Outlet *)found)->mouth->queue) == 0) {
+    if (usable == 0 && PyObject_Size(((Outlet *)found)->route.mouth->queue) == 0) {
         PyObject *key = PyBytes_FromStringAndSize((const char *)to, to_bytes);
         if (key != NULL && PyDict_DelItem(path->outlets, key) < 0) PyErr_Clear();
         Py_XDECREF(key);

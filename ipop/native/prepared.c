@@ -131,6 +131,13 @@ static socklen_t socket_address(PyObject *endpoint, struct sockaddr_storage *to)
     return 0;
 }
 
+static int route_take(Route *route, PyObject *mouth, PyObject *endpoint) {
+    if ((route->to_bytes = socket_address(endpoint, &route->to)) == 0) return -1;
+    route->mouth = (Mouth *)Py_NewRef(mouth);
+    route->endpoint = Py_NewRef(endpoint);
+    return 0;
+}
+
 static int exactly(const Py_buffer *view, Py_ssize_t bytes, const char *what) {
     if (view->len == bytes) return 1;
     PyErr_Format(PyExc_ValueError, "%s has %zd bytes, not %zd", what, view->len, bytes);
@@ -165,7 +172,7 @@ static int outlet_init(Outlet *self, PyObject *args, PyObject *keywords) {
         PyErr_Format(PyExc_ValueError, "room for %d bytes", room_bytes);
         goto done;
     }
-    if ((self->to_bytes = socket_address(endpoint, &self->to)) == 0 || guards_take(&self->guards, guards) < 0) goto done;
+    if (route_take(&self->route, mouth, endpoint) < 0 || guards_take(&self->guards, guards) < 0) goto done;
     if ((self->cipher = aead_key(key.buf, aes, 1)) == NULL) goto done;
     memcpy(self->front, front.buf, (size_t)front.len);
     self->front_bytes = (int)front.len;
@@ -174,9 +181,7 @@ static int outlet_init(Outlet *self, PyObject *args, PyObject *keywords) {
     self->class_mask = class_mask & 0xFF;
     self->limit = limit;
     self->dies_at = dies_at;
-    self->mouth = (Mouth *)Py_NewRef(mouth);
     self->keypair = Py_NewRef(keypair);
-    self->endpoint = Py_NewRef(endpoint);
     self->owner = Py_NewRef(owner);
     status = 0;
 done:
@@ -186,17 +191,17 @@ done:
 }
 
 static int outlet_traverse(Outlet *self, visitproc visit, void *arg) {
-    Py_VISIT(self->mouth);
+    Py_VISIT(self->route.mouth);
     Py_VISIT(self->keypair);
-    Py_VISIT(self->endpoint);
+    Py_VISIT(self->route.endpoint);
     Py_VISIT(self->owner);
     return guards_visit(&self->guards, visit, arg);
 }
 
 static int outlet_clear(Outlet *self) {
-    Py_CLEAR(self->mouth);
+    Py_CLEAR(self->route.mouth);
     Py_CLEAR(self->keypair);
-    Py_CLEAR(self->endpoint);
+    Py_CLEAR(self->route.endpoint);
     Py_CLEAR(self->owner);
     guards_clear(&self->guards);
     return 0;
@@ -331,4 +336,80 @@ PyTypeObject InletType = {
     .tp_dealloc = (destructor)inlet_dealloc,
     .tp_methods = inlet_methods,
     .tp_members = inlet_members,
+};
+
+/* --- Transit ------------------------------------------------------------------------------------------------------- */
+
+static int transit_init(Transit *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"owner", "guards", "endpoint", "mouth", "to", "header", NULL};
+    PyObject *owner, *guards, *endpoint, *mouth, *to;
+    Py_buffer header;
+    if (self->owner != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a transit is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$OOOO!Oy*", names, &owner, &guards, &endpoint, &MouthType, &mouth,
+                                     &to, &header))
+        return -1;
+    int fits = exactly(&header, TUNNEL_HEADER_BYTES, "a tunnel's header");
+    if (fits) memcpy(self->header, header.buf, TUNNEL_HEADER_BYTES);
+    PyBuffer_Release(&header);
+    if (!fits || (self->from_bytes = socket_address(endpoint, &self->from)) == 0 ||
+        route_take(&self->route, mouth, to) < 0 || guards_take(&self->guards, guards) < 0)
+        return -1;
+    self->endpoint = Py_NewRef(endpoint);
+    self->owner = Py_NewRef(owner);
+    return 0;
+}
+
+static int transit_traverse(Transit *self, visitproc visit, void *arg) {
+    Py_VISIT(self->route.mouth);
+    Py_VISIT(self->route.endpoint);
+    Py_VISIT(self->endpoint);
+    Py_VISIT(self->owner);
+    return guards_visit(&self->guards, visit, arg);
+}
+
+static int transit_clear(Transit *self) {
+    Py_CLEAR(self->route.mouth);
+    Py_CLEAR(self->route.endpoint);
+    Py_CLEAR(self->endpoint);
+    Py_CLEAR(self->owner);
+    guards_clear(&self->guards);
+    return 0;
+}
+
+static void transit_dealloc(Transit *self) {
+    PyObject_GC_UnTrack(self);
+    transit_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *transit_holds(Transit *self, PyObject *Py_UNUSED(ignored)) {
+    int held = guards_hold(&self->guards);
+    return held < 0 ? NULL : PyBool_FromLong(held);
+}
+
+static PyMethodDef transit_methods[] = {
+    {"holds", (PyCFunction)transit_holds, METH_NOARGS, "Whether it may still be used."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef transit_members[] = {
+    {"owner", T_OBJECT_EX, offsetof(Transit, owner), READONLY, "What it was made for."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyTypeObject TransitType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "ipop._fastpath.Transit",
+    .tp_doc = "Where datagrams of one label from one place are passed on to.",
+    .tp_basicsize = sizeof(Transit),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)transit_init,
+    .tp_traverse = (traverseproc)transit_traverse,
+    .tp_clear = (inquiry)transit_clear,
+    .tp_dealloc = (destructor)transit_dealloc,
+    .tp_methods = transit_methods,
+    .tp_members = transit_members,
 };
