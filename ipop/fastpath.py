@@ -10,7 +10,7 @@ What each was made of are its *guards*: when the path, the keys or anything else
 it is not used, and made anew when Python next has a packet of it. Nothing is decided in C, and all state (counters,
 replay window, when a peer was last heard) is Python's. Without the C module, or without the machine's libcrypto or a
 TAP with virtio_net headers, nothing of this happens, and everything works. C reads TAP and sockets from the first
-of them on; so a node that carries nothing does not load libcrypto.
+of them on, once there is so much to carry that it is worth libcrypto's memory.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ except ImportError:  # Not built, or for another Python.
 
 log = logging.getLogger(__name__)
 
+# libcrypto takes 3 MB: not for a ping now and then.
+WORTH_PACKETS = 64  # of a flow
+WORTH_OCTETS = 1 << 16  # of a circuit
 MAX_OUTLETS = 1024  # each holds a key's schedule, a kilobyte in all
 MAX_INLETS = 1024
 MAX_TRANSITS = 1024
@@ -149,6 +152,8 @@ class FastPath:
     # --- out -------------------------------------------------------------------------------------------------------
 
     def _make_outlet(self, flow: Flow) -> None:
+        if flow.packets < WORTH_PACKETS:
+            return
         peer = self._sessions.peers.get(flow.peer_id)
         if peer is None or not peer.up or peer.path is None:
             return
@@ -305,6 +310,8 @@ class FastPath:
         """For what comes from `source` through a circuit that this node relays."""
         here = circuit.one if there is circuit.other else circuit.other
         to = there.path
+        if circuit.octets < WORTH_OCTETS:
+            return
         if self._relay.rate_bytes_per_s or here.path != source or not isinstance(to, Endpoint) or not circuit.open:
             return
         port = self._host.port_to(to)
