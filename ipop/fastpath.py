@@ -178,7 +178,7 @@ class FastPath:
             (peer, "features", features),
             (peer, "size", size),
             (size, "proven_bytes", size.proven_bytes),
-            (self._datapath, "pave", self._datapath.pave),
+            (self._datapath, "running", True),
         ]
         if isinstance(path, Tunnel):
             relay = self._sessions.peers.get(path.via)
@@ -273,6 +273,8 @@ class FastPath:
                     (peer, "up", True),
                     (peer, "session", session),
                     (peer, "reborn", None),
+                (peer, "member", peer.member),
+                (self._datapath, "running", True),
                     (session, "current", keypair),
                 ),
                 endpoint=source,
