@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 COMPLAIN_EVERY_S = 1.0
 _TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
 _ROUTED, _PACKET, _TRANSPORT = bytes((Inner.ROUTED,)), bytes((Inner.PACKET,)), bytes((TRANSPORT,))
-_SEGMENT = int(Inner.SEGMENT)
+_SEGMENT, _CONTROL = int(Inner.SEGMENT), int(Inner.CONTROL)  # Plain: asking a class for a member costs more than int
 _KIND = itemgetter(slice(0, 1))
 _ROUTED_ALIKE = itemgetter(slice(0, 1 + HEADER_BYTES))
 _BROADCAST = bytes((Inner.BROADCAST,))
@@ -248,13 +248,14 @@ class Demux:
             return
         if not plaintext or plaintext[0] == Inner.KEEPALIVE:
             return
+        if plaintext[0] == _CONTROL:
+            self.exchange.from_session(peer, plaintext[1:], path)
+            return
         match plaintext[0]:
             case Inner.SEGMENT | Inner.PARTIAL:
                 peer.demand_at = peer.heard_at
                 peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
-            case Inner.CONTROL:
-                self.exchange.from_session(peer, plaintext[1:], path)
             case Inner.SIZE if path is not None:
                 self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:

@@ -34,7 +34,6 @@ from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
 BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
-_INDEX_BYTES = slice(4, 8)
 _CHECK, _FRAGMENT = bytes((Inner.CHECK,)), bytes((Inner.FRAGMENT,))
 _ECN_MASK = 3  # of a traffic class
 _ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
@@ -169,7 +168,7 @@ class Sessions:
 
     def receive(self, datagram: bytes, path: Path | None, hops: int = 1) -> None:
         """Open a transport packet that came by `path`, or over the overlay. Raises BadDatagram."""
-        index = int.from_bytes(datagram[_INDEX_BYTES], "big")
+        index = int.from_bytes(datagram[4:8], "big")
         entry = self._by_index.get(index)
         if entry is None:
             raise UnknownSession(index)
@@ -184,7 +183,10 @@ class Sessions:
                 peer.heard_in_use(now)
                 if peer.session.wants_rekey(now, receiving=True):
                     self.renew(peer)
-                self.opened(peer, plaintext, path)
+                if plaintext[:1] == _FRAGMENT:
+                    self.opened(peer, plaintext, path)
+                else:
+                    self._deliver(peer, plaintext, path)
                 return
         else:
             plaintext = peer.session.open(keypair, datagram, now)
