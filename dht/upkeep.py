@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from dht.checks import Checked
+from dht.edge import Edge
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
@@ -87,6 +88,7 @@ class Upkeep:
         parts.liveness.adjacent = lambda: parts.near.lists.adjacent() + self.group_adjacent()
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.suspected = self._suspected
+        parts.router.entrusted = self._entrusted
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
@@ -296,6 +298,11 @@ class Upkeep:
         if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
             return self.edge_interval_s
         return None
+
+    def _entrusted(self, edge: Edge) -> None:
+        peer = self._parts.sessions.peers.get(edge.id)
+        if peer is not None:
+            self._parts.liveness.entrust(peer)
 
     def _suspected(self, peer: Peer) -> None:
         self._parts.router.go_around(peer)
