@@ -29,7 +29,8 @@ from functools import partial
 
 from dht.suite import NOISE
 from sims.constructed import construct
-from sims.engine import Engine, NeverHappened
+from sims.engine import Engine
+from sims.errors import NeverHappened
 from sims.figures import grow, latency_from, look_up, members
 from sims.network import Network
 from sims.plain import PLAIN
