@@ -3,6 +3,7 @@
 # make check  lint, format, types, tests
 # make bench  beside the other tunnels that this machine has, in one table; ARGS="--quick --loss 1", see sims/lab/bench.py
 # make sim, make figures, make footprint: more seeds, and the figures that release notes quote
+# make compiled: the simulator half as fast again, from C in build/compiled (optional; takes minutes)
 # Each does all of its own set-up, see scripts/setup.sh.
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
@@ -17,7 +18,7 @@ CLOCKED := $(patsubst %,tests/test_%.py,aio authority_files cli control device d
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
 JOBS ?= 2
 
-.PHONY: demo test unit clocked simulated e2e soak bench check lint footprint figures sim setup clean
+.PHONY: demo test unit clocked simulated e2e soak bench check lint footprint figures sim compiled setup clean
 
 demo:
 	@scripts/setup.sh $(DEMO_TOOLS)
@@ -78,6 +79,11 @@ sim: setup
 			echo "$$scenario: left out, P2PVPN_DATA names no folder with its trace"; continue; fi; \
 		$(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
 	done
+
+# For long simulations: the code in which they spend their time, compiled to C in build/compiled. Minutes.
+compiled:
+	@scripts/setup.sh gcc
+	$(PYTHON) scripts/compiled.py
 
 setup:
 	@scripts/setup.sh $(TEST_TOOLS)
