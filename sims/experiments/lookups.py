@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 from dht.ids import RING, closer
 from dht.messages import Find, Found, Message
@@ -18,7 +19,7 @@ from dht.node import GetResult, Node, PutResult
 from dht.requests import TIMEOUTS_S
 from sims.attack import HostileRouter
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 from sims.world import World
 
 RECORD_LIFETIME_S = 3 * 3600.0
@@ -48,6 +49,8 @@ def direct_ms(world: World, one: int, other: int) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Finds:
     """Random honest members ask who is nearest to random places on the ring."""
+
+    ROWS: ClassVar[Rows] = {"find": ("outcome", "ok", "hops", "took_ms", "direct_ms", "timeouts")}
 
     count: int = option(1000, "questions in all", at_least=1)
     rate_per_s: float = option(100.0, "questions a second", above=0.0)
@@ -99,6 +102,8 @@ class Finds:
 @dataclass(frozen=True, kw_only=True)
 class Records:
     """Random honest members publish one record each and keep it renewed; others read them, from `read_after_s` on."""
+
+    ROWS: ClassVar[Rows] = {"put": ("stored", "ok"), "get": ("found", "robust", "took_ms", "points")}
 
     records: int = option(100, "records in all; at most one name each", at_least=1)
     reads: int = option(1000, "readings in all", at_least=1)
