@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DEMO_TOOLS := ip bridge nsenter unshare setpriv ping curl
-TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft miniupnpd \
+TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft socat miniupnpd \
 	avahi-daemon avahi-browse avahi-publish dbus-daemon
 # Tests with real nodes measure seconds, but mostly wait: tests in simulated time, which care for no clock, fill the
 # processors meanwhile. Tests that read a real clock, or start programs, run before both.

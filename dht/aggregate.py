@@ -67,7 +67,7 @@ class _Gathered:
     def __init__(self, parse: Callable[[bytes], Any], done: Callable[[_Gathered, int], None]) -> None:
         self._parse, self._done = parse, done
         self.answers: dict[int, Any] = {}
-        self.missing: dict[tuple[int | None, Arc, Reason], Missing] = {}
+        self.missing: dict[Missing | int | None, Missing] = {}  # by node id where it is one member alone
         self.overflowed = self._size_bytes = 0
 
     def when_room(self, then: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class _Gathered:
     def add(self, entry: Answer | Missing) -> None:
         if isinstance(entry, Missing):
             if len(self.missing) < MAX_ANSWERS:
-                self.missing[entry] = entry
+                self.missing[entry.id if entry.alone else entry] = entry
             else:
                 self.overflowed += 1
         elif len(self.answers) >= MAX_ANSWERS or self._size_bytes + len(entry.value) > MAX_ANSWER_BYTES:

@@ -1,7 +1,7 @@
 """Hands a question on to others, and finds others for the parts of those who fail.
 
     part -> edges that lie in it -> child: confirmed -> ended | silent, dead, busy, without this kind
-         -> its part without itself: edges that lie in it, else who is found there by asking edges on either side
+         -> its part without itself: edges that lie in it, else who is found there (`dht.seeking`)
 
 What the first child still says after that is not heard. Holds the children of all branches; what they answer is
 `dht.aggregate`'s business.
@@ -10,26 +10,22 @@ What the first child still says after that is not heard. Holds the children of a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from dht.arcs import CIRCLE, PLACE_BITS, Arc, divide, place_of, without
 from dht.branch import Branch, Child
 from dht.branch_messages import MAX_HOPS, Ask, Asked, Missing, Reason, Verdict
-from dht.contact import Contact
 from dht.edge import Edge, Links
 from dht.exchange import Exchange
 from dht.host import Host
-from dht.ids import BITS
-from dht.messages import FindFor, Found, Message
+from dht.messages import Message
+from dht.seeking import Nobody, Search
 
 MAX_HANDED_ON: Final = 64  # parts of one branch that were given to others
 MARGIN: Final = 0.1  # of the time left, kept for the way back
 LEAST_BUDGET_S: Final = 0.05
 LEAST_TIMEOUT_S: Final = 0.3
-FIND_TIMEOUT_S: Final = 2.6  # who is asked asks again after a second, past what it found silent
-_SPARE_BITS: Final = BITS - PLACE_BITS
 LOOK_S: Final = 0.5  # how often children are looked at
 
 
@@ -47,19 +43,12 @@ class Ring(Protocol):
 
     def session(self, node_id: int) -> Edge | None: ...
 
+    def lost(self) -> list[int]: ...
+
 
 def one_place(node_id: int) -> Arc:
     """The part of the ring that only this node stands in."""
     return Arc(place_of(node_id), (place_of(node_id) + 1) % CIRCLE)
-
-
-def _spans(helper: int, places: Sequence[int], region: Arc) -> bool:
-    """Whether a member's own neighbours lie on both sides of a region, so that it knows who is in it."""
-    reach = (region.high - helper) % CIRCLE
-    if reach < CIRCLE // 2:
-        return any(reach <= (place - helper) % CIRCLE < CIRCLE // 2 for place in places)
-    reach = (helper - region.low) % CIRCLE
-    return any(reach < (helper - place) % CIRCLE < CIRCLE // 2 for place in places)
 
 
 class Branching:
@@ -79,11 +68,6 @@ class Branching:
 
     def begin(self, branch: Branch, regions: list[Arc]) -> None:
         """Hand a question on to everybody in `regions`."""
-        for edge in self._ring.edges():
-            fit = edge.in_trees and not edge.suspect
-            if not fit and any(region.holds(place_of(edge.id)) for region in regions):
-                reason = Reason.SUSPECT if edge.suspect else Reason.UNKNOWN
-                branch.up.add(Missing(edge.id, one_place(edge.id), reason))
         self.hand_out(branch, regions)
         self._look_later(branch)
 
@@ -101,6 +85,7 @@ class Branching:
 
     def hand_out(self, branch: Branch, regions: list[Arc], *, seek: bool = False) -> None:
         """Give each part to the edges that lie in it; with `seek`, a part without any to whoever can be found there."""
+        self._name_unfit(branch, regions)
         edges = [(place_of(edge.id), edge) for edge in self._fit(branch)]
         for edge, arc in divide(regions, edges, self.fan_out):
             self._give(branch, edge, arc)
@@ -108,6 +93,18 @@ class Branching:
             for region in regions:
                 if not any(region.holds(place) for place, _ in edges):
                     self._seek(branch, region)
+
+    def _name_unfit(self, branch: Branch, regions: list[Arc]) -> None:
+        """Whoever of these parts is known to be no use is missing, also who was found dead while the question was on
+        its way: the ring closes past the dead faster than a tree spreads around them."""
+        edges = self._ring.edges()
+        unfit = {edge.id: Reason.UNKNOWN for edge in edges if not edge.in_trees}
+        unfit |= {edge.id: Reason.SUSPECT for edge in edges if edge.suspect}
+        unfit |= dict.fromkeys(self._ring.lost(), Reason.SUSPECT)
+        for node_id, reason in unfit.items():
+            if node_id not in branch.avoid and any(region.holds(place_of(node_id)) for region in regions):
+                branch.avoid.add(node_id)
+                branch.up.add(Missing(node_id, one_place(node_id), reason))
 
     def _give(self, branch: Branch, edge: Edge, arc: Arc) -> None:
         left_s, rtt_s = branch.deadline - self._host.now(), edge.rtt_s or 0.0
@@ -154,69 +151,26 @@ class Branching:
         self.settled(branch)
 
     def _seek(self, branch: Branch, region: Arc) -> None:
-        """Nobody is known in a part that was to be handed on: ask edges on either side of it who is there. First for
-        their own neighbours, which takes no routing past the dead; then whom the ring finds there."""
-        edges = self._fit(branch)
-        if not edges or branch.ended:
-            branch.up.add(Missing(None, region, Reason.UNREACHED))
-            return
-        before = min(edges, key=lambda edge: (region.low - place_of(edge.id)) % CIRCLE)
-        behind = min(edges, key=lambda edge: (place_of(edge.id) - region.high) % CIRCLE)
-        quarter = region.length // 4
-        inside = [((region.low + quarter) % CIRCLE) << _SPARE_BITS, ((region.high - quarter) % CIRCLE) << _SPARE_BITS]
-        branch.sought.append(region)
-        self._query(
-            branch,
-            region,
-            [[(before, before.id), (behind, behind.id)], list(zip((before, behind), inside, strict=True))],
-        )
-
-    def _query(self, branch: Branch, region: Arc, rounds: list[list[tuple[Edge, int]]]) -> None:
-        """One round of questions at once; the first answer that names somebody decides."""
-        questions, further = rounds[0], rounds[1:]
-        waiting = len(questions)
-        decided = empty = False
-
-        def found(helper: int, answer: Message | None) -> None:
-            nonlocal waiting, decided, empty
-            waiting -= 1
-            if branch.ended or decided:
-                return
-            if isinstance(answer, Found):
-                contacts = [contact for contact in answer.contacts if contact.id not in branch.avoid]
-                there = [contact for contact in contacts if region.holds(place_of(contact.id))]
-                if there:
-                    decided = True
-                    self._ring.links.link(there[0], lambda edge: self._linked(branch, region, there[0], edge))
-                    return
-                empty = empty or not further or _spans(helper, [place_of(each.id) for each in answer.contacts], region)
-            if waiting == 0 and (empty or not further):
-                branch.sought.remove(region)
-                if not empty:
-                    branch.up.add(Missing(None, region, Reason.UNREACHED))
-                self.settled(branch)
-            elif waiting == 0:
-                self._query(branch, region, further)
-
-        for edge, target in questions:
-            ask = FindFor(target)
-            self._ring.exchange.ask(edge, ask, (Found,), partial(found, place_of(edge.id)), (FIND_TIMEOUT_S,))
-
-    def _linked(self, branch: Branch, region: Arc, contact: Contact, edge: Edge | None) -> None:
+        """Nobody is known in a part that was to be handed on: find somebody."""
         if branch.ended:
             return
-        branch.sought.remove(region)
-        if edge is not None and edge.up:
-            self._give(branch, edge, region)
-        else:
-            branch.avoid.add(contact.id)
-            branch.up.add(Missing(contact.id, one_place(contact.id), Reason.SILENT))
-            branch.handed_on += 1
-            if branch.handed_on < MAX_HANDED_ON:
-                self.hand_out(branch, without(region, place_of(contact.id)), seek=True)
+        branch.sought.append(region)
+
+        def silent(node_id: int) -> None:
+            branch.up.add(Missing(node_id, one_place(node_id), Reason.SILENT))
+
+        def done(found: Edge | Nobody) -> None:
+            branch.sought.remove(region)
+            if isinstance(found, Nobody):
+                if found is Nobody.UNREACHED:
+                    branch.up.add(Missing(None, region, Reason.UNREACHED))
             else:
-                branch.up.add(Missing(None, region, Reason.UNREACHED))
-        self.settled(branch)
+                self._give(branch, found, region)
+            self.settled(branch)
+
+        Search(
+            self._host, self._ring, region, self._fit(branch), branch.avoid, lambda: branch.ended, silent, done
+        ).begin()
 
     def _look_later(self, branch: Branch) -> None:
         branch.later("look", self._host.call_later(LOOK_S, lambda: self._look(branch)))

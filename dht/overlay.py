@@ -27,6 +27,8 @@ from dht.router import Router
 
 MAX_FINDS_A_PEER = 8
 MAX_FINDS_FOR_OTHERS = 256
+LOST_S = 10.0
+MAX_LOST = 128
 
 
 class Overlay:
@@ -47,7 +49,7 @@ class Overlay:
         counters: Counter[str],
     ) -> None:
         self.me = me
-        self._edges, self._counters = edges, counters
+        self._host, self._edges, self._counters = host, edges, counters
         self.router = Router(me, edges, arrived, counters)
         self.exchange = Exchange(host, self.router, counters)
         self.links = link_by(self.router)
@@ -56,6 +58,7 @@ class Overlay:
         self.broadcast = Broadcast(host, self, counters)
         self.aggregates = Aggregates(host, self, counters)
         self._asking_for: Counter[int] = Counter()  # by node id: the lookups under way for others
+        self._lost: dict[int, float] = {}  # by node id: when it was found dead, the latest last
         self.became: Callable[[Place], None] = lambda place: None
         self.doubted: Callable[[int], None] = lambda node_id: None
         self.near.became = self._became
@@ -87,6 +90,11 @@ class Overlay:
         edge = self._edges.peers.get(node_id)
         return edge if edge is not None and edge.up else None
 
+    def lost(self) -> list[int]:
+        """The members that this node found dead within LOST_S, and has no edge to again."""
+        since = self._host.now() - LOST_S
+        return [node_id for node_id, at in self._lost.items() if at >= since and self.edge(node_id) is None]
+
     def stop(self) -> None:
         """Cancel every timer. Nothing is sent."""
         self.aggregates.stop()
@@ -105,6 +113,11 @@ class Overlay:
 
     def edge_down(self, edge: Edge, *, dead: bool) -> None:
         """An edge is gone. A `dead` node is left alone for a while, and the neighbours are told."""
+        if dead and edge.joined:
+            self._lost.pop(edge.id, None)
+            self._lost[edge.id] = self._host.now()
+            if len(self._lost) > MAX_LOST:
+                del self._lost[next(iter(self._lost))]
         self.fingers.lost(edge.id)
         self.near.edge_down(edge, dead=dead)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from dht.checks import Checked
 from dht.edge import Edge
@@ -65,7 +65,7 @@ class Upkeep:
         self.moved: Callable[[], None] = lambda: None
         # For the groups: how long a peer with an edge of theirs may stay silent (None: it has none); who is adjacent in
         # one of them; who is suspect; who is gone; that there is a place on the main ring.
-        self.group_adjacent: Callable[[], Iterable[int]] = lambda: ()
+        self.group_adjacent: Callable[[], tuple[int, ...]] = lambda: ()
         self.group_suspected: Callable[[Peer], None] = lambda peer: None
         self.group_silent_s: Callable[[Peer], float | None] = lambda peer: None
         self.gone: Callable[[Peer, bool], None] = lambda peer, dead: None
@@ -85,7 +85,7 @@ class Upkeep:
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
         parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
-        parts.liveness.adjacent = lambda: (*parts.near.lists.adjacent(), *self.group_adjacent())
+        parts.liveness.adjacent = lambda: parts.near.lists.adjacent() + self.group_adjacent()
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.suspected = self._suspected
         parts.router.entrusted = self._entrusted

@@ -20,8 +20,10 @@ from dht.node import MAIN_RING, Node, NodeConfig
 from dht.notices import MAX_AGE_S, MAX_NOTICE_BYTES, WINDOW, Notice, Notices, prove
 from dht.packing import Fields, pack
 from sims.engine import Engine
+from sims.everybody import constructed_world
 from sims.latency import Constant
 from sims.network import Network
+from sims.plain import PLAIN
 from sims.world import World
 from tests.identities import START_S, make_identities
 
@@ -227,6 +229,23 @@ def test_a_crawl_with_stalled_nodes_ends_in_time_and_names_them(seed: int) -> No
     assert {hole.id for hole in crawled.missing} == stalled
     outcome = everybody.told(asker, b"storm")
     assert outcome.reached == NODES - len(stalled), "a notice is repaired too"
+
+
+@pytest.mark.parametrize("seed", [10, 15])
+def test_a_crawl_of_a_larger_ring_misses_nobody_and_names_none_but_the_stalled(seed: int) -> None:
+    """Parts of it, with the dead in them or empty, are in nobody's hands, and have to be looked into."""
+    identities = make_identities(200, seed, now=START_S, suite=PLAIN)
+    world = constructed_world(identities, 200, Constant(100.0), seed)
+    asker = world.engine.rng.choice(world.nodes)
+    stalled = {node.id for node in world.engine.rng.sample([each for each in world.nodes if each is not asker], 10)}
+    for node_id in stalled:
+        world.network.freeze(world.hosts[node_id])
+    found: list[Crawled] = []
+    asker.crawls.crawl(found.append)
+    world.engine.run_until(lambda: bool(found), limit_s=11)
+    assert {sight.id for sight in found[0].nodes} == {node.id for node in world.nodes} - stalled, f"seed {seed}"
+    assert [hole.id for hole in found[0].missing if hole.id not in stalled] == [], f"seed {seed}"
+    assert len(found[0].missing) == len(stalled), f"seed {seed}"
 
 
 def test_a_ring_is_as_deep_as_promised(everybody: Everybody) -> None:

@@ -138,6 +138,9 @@ class MemberDouble:
     def session(self, node_id: int) -> Edge | None:
         return self.known.get(node_id)
 
+    def lost(self) -> list[int]:
+        return []
+
     def edge_to(self, other: MemberDouble) -> EdgeDouble:
         return self.known.get(other.me) or EdgeDouble(self, other)
 

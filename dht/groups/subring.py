@@ -178,6 +178,7 @@ class Subring:
         for edge in edges:
             if not self._right.still(edge.peer):
                 self._counters["group_expelled"] += 1
+                edge.joined = False
                 self._drop(edge, dead=True)
 
     def receive(self, peer: Peer, data: bytes, path: Path | None) -> bool:

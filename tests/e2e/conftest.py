@@ -18,7 +18,7 @@ NAMES = ("alder", "birch", "cedar", "elder", "fir", "gorse", "hazel", "ivy")
 
 def obstacle() -> str:
     """Why this machine can't run real nodes; empty when it can."""
-    if missing := missing_tools([*TOOLS, "ping", "curl", "tcpdump", "ssh", "sshd", "ssh-keygen", "nft"]):
+    if missing := missing_tools([*TOOLS, "ping", "curl", "tcpdump", "socat", "ssh", "sshd", "ssh-keygen", "nft"]):
         return f"these commands are missing: {' '.join(missing)}"
     try:
         with Path("/dev/net/tun").open("rb"):

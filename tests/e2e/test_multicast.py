@@ -5,27 +5,22 @@ Service discovery (avahi), a stream like a video's, a broadcast ping, and a stor
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sims.lab.namespace import end, missing_tools
+from sims.lab.namespace import missing_tools
 from tests.e2e import avahi
 from tests.e2e.natted import NattedNetwork
+from tests.e2e.stream import Receivers, Watchers, send, wanting
 from tests.patience import PATIENCE_S
 
 KINDS = ("public", "full", "addr", "port", "sym", "cgnat-port", "cgnat-sym", "firewalled")
-MANY = Path(__file__).with_name("many.py")
-GROUP, PORT = "239.77.1.1", "7700"
+GROUP = "239.77.1.1"
 BROADCAST = "10.77.255.255"
 SIZE = 1316  # seven packets of an MPEG transport stream
 PER_S = 475.0  # with SIZE, 5 Mbit/s
@@ -38,44 +33,6 @@ def eight_natted(able: None) -> Iterator[NattedNetwork]:
     with NattedNetwork(1, KINDS) as network:
         network.start()
         yield network
-
-
-class Listeners:
-    """Programs that listen to a group on some hosts. A context."""
-
-    def __init__(self, network: NattedNetwork, names: list[str], group: str = GROUP) -> None:
-        self._processes = {}
-        for name in names:
-            words = (sys.executable, MANY, "listen", network.addresses[name], group, PORT)
-            self._processes[name] = network.lab.host(name).namespace.spawn(
-                *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        for process in self._processes.values():
-            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-
-    def __enter__(self) -> Listeners:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            end(process)
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """What each got. Ends them."""
-        for process in self._processes.values():
-            assert process.stdin is not None
-            process.stdin.close()
-        found = {}
-        for name, process in self._processes.items():
-            assert process.stdout is not None
-            found[name] = json.loads(process.stdout.readline())
-        return found
-
-
-def send(network: NattedNetwork, name: str, group: str, count: int, per_s: float, size: int) -> float:
-    """Send numbered datagrams; how long it took."""
-    words = (network.addresses[name], group, PORT, str(count), str(per_s), str(size))
-    return float(network.lab.host(name).namespace.run(sys.executable, MANY, "send", *words).stdout)
 
 
 def counters(network: NattedNetwork, name: str) -> dict[str, int]:
@@ -117,58 +74,38 @@ def test_a_ping_to_the_broadcast_address_is_answered_by_all(eight_natted: Natted
 
 
 def test_a_stream_reaches_seven_receivers_each_frame_once(eight_natted: NattedNetwork) -> None:
-    """Those that want it from the start; then, with half of them gone, it is seen nowhere but where it is wanted."""
     network = eight_natted
     receivers = [name for name in network.names if name != "addr1"]
     count = round(PER_S * STREAM_S)
-    with Listeners(network, receivers) as listeners:
-        time.sleep(1.0)
+    with Receivers(network, receivers, GROUP, SIZE) as listening, Watchers(network, ["addr1"], GROUP) as watching:
         took_s = send(network, "addr1", GROUP, count, PER_S, SIZE)
-        results = listeners.results()
-    lost = {name: count - len(result["came"]) for name, result in results.items()}
-    print(f"{count} frames in {took_s:.1f} s, lost: {lost}")
+        results, seen = listening.results(), watching.seen()
+    lost = {name: count - len(result.came) for name, result in results.items()}
+    rate = count * SIZE * 8 / took_s / 1e6
+    print(
+        f"{count} frames in {took_s:.1f} s, {rate:.2f} Mbit/s; lost: {lost}, {max(lost.values()) / count:.3%} at most"
+    )
     for name in network.names:
         kinds = ("broadcast", "cast", "multicast", "udp", "bad", "tunnel", "fragment")
         print(name, {key: value for key, value in counters(network, name).items() if key.startswith(kinds)})
     assert max(lost.values()) < count / 1000
-    assert {times for result in results.values() for times in result["came"].values()} == {1}
-    assert not any(result["foreign"] for result in results.values())
-
-
-def wanting(network: NattedNetwork) -> list[str]:
-    """The hosts where somebody wants GROUP, as their nodes know."""
-    found = {name: network.lab.nodes[name].ask_json("groups")["multicast"]["wanted"] for name in network.names}
-    return [name for name, wanted in found.items() if GROUP in wanted]
+    assert {times for result in results.values() for times in result.came.values()} == {1}
+    assert not any(result.foreign for result in results.values())
+    assert seen == {"addr1": 0}, "the sender got its own frames"
 
 
 def test_hosts_that_did_not_subscribe_get_nothing(eight_natted: NattedNetwork) -> None:
     network = eight_natted
     deadline = time.monotonic() + PATIENCE_S
-    while wanting(network):  # those of the test before have left, which takes two seconds to be sure of
+    while wanting(network, GROUP):  # those of the test before have left, which takes two seconds to be sure of
         assert time.monotonic() < deadline
-    watched = [name for name in network.names if name not in ("port1", "firewalled1", "cgnat-sym1")]
-    watchers = {
-        name: network.lab.host(name).namespace.spawn(
-            "tcpdump", "-n", "-i", network.lab.nodes[name].tap, "-Q", "in", "udp and dst", GROUP,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )
-        for name in watched
-    }  # fmt: skip
-    for process in watchers.values():
-        assert process.stderr is not None
-        while b"listening" not in process.stderr.readline():
-            pass
-    with Listeners(network, ["port1", "firewalled1"]) as listeners:
-        time.sleep(1.0)
+    subscribed = ["port1", "firewalled1"]
+    others = [name for name in network.names if name not in subscribed]
+    with Receivers(network, subscribed, GROUP, SIZE) as listening, Watchers(network, others, GROUP) as watching:
         send(network, "cgnat-sym1", GROUP, 200, 100.0, SIZE)
-        results = listeners.results()
-    assert {name: len(result["came"]) for name, result in results.items()} == {"port1": 200, "firewalled1": 200}
-    seen = {}
-    for name, process in watchers.items():
-        process.terminate()
-        _, printed = process.communicate()
-        seen[name] = int(re.search(rb"(\d+) packets? captured", printed)[1])  # type: ignore[index]
-    assert seen == dict.fromkeys(watched, 0)
+        results, seen = listening.results(), watching.seen()
+    assert {name: len(result.came) for name, result in results.items()} == dict.fromkeys(subscribed, 200)
+    assert seen == dict.fromkeys(others, 0)
 
 
 def test_a_group_opened_by_a_secret_takes_those_who_have_it(eight_natted: NattedNetwork) -> None:
