@@ -166,7 +166,7 @@ class Node:
         self._running = False
         for peer in list(self._parts.sessions.peers.values()):
             if peer.up:
-                self._parts.exchange.tell(peer, Leave())
+                self._parts.exchange.tell(peer, Leave(ring=True))
         self.groups.stop()
         self._parts.stop()
         self._upkeep.stop()

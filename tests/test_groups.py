@@ -165,6 +165,22 @@ def test_a_group_closes_when_members_leave_and_when_they_die(seed: int, promises
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_who_has_just_left_is_not_sought_though_others_lists_still_hold_it(seed: int) -> None:
+    world = settled(40, seed)
+    ring = group(world, world.nodes[:16], secret_of(seed))
+    world.engine.run_for(10)
+    ears = []
+    for member in sorted(ring.nodes, key=lambda member: member.id)[3:6]:
+        member.node.groups.leave("studio", secret=True)
+        ring.forget(member.node)
+        ears.append(Tap(member.node))
+    world.engine.run_for(15)
+    sought = [each for ear in ears for _, each in ear.seen if each[1 + TAG_BYTES] == Inner.ADMISSION]
+    assert sought == [], f"seed {seed}"
+    assert ring.whole()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_members_whose_sessions_run_over_the_ring_alone_are_a_group_too_and_notice_death(seed: int) -> None:
     world = settled(40, seed)
     members = world.engine.rng.sample(world.nodes, 8)

@@ -146,7 +146,7 @@ class Subring:
         """Cancel every timer; with `leave`, tell the members and withdraw what is published."""
         if leave:
             for edge in list(self._edges.edges()):
-                self.ring.exchange.tell(edge, Leave())
+                self.ring.exchange.tell(edge, Leave(ring=True))
             self._entries.withdraw()
         self._waiting = True  # an answer of admission may still be on its way
         self._entries.stop()
