@@ -94,7 +94,7 @@ class Node:
         )
         overlay, self._version = self._parts.overlay, config.version
         self.notices = Notices(
-            host, identity, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
+            host, identity, storage, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
         )
         self.crawls = Crawls(host, self.id, overlay.aggregates, overlay.exchange, self._sight)
         self._parts.demux.group = self.groups.receive
