@@ -116,13 +116,13 @@ class Replicas:
         if self._near.joined:
             self._publish(publication)
 
-    def withdraw(self, name: str) -> None:
-        """Stop renewing `name` and let it expire within seconds."""
+    def withdraw(self, name: str, left: bytes = b"") -> None:
+        """Stop renewing `name` and let it expire within seconds, with `left` in its value's place."""
         publication = self._publications.pop(name, None)
         if publication is None:
             return
         self._stop(publication)
-        publication.value, publication.lifetime_s, publication.exclusive = b"", WITHDRAWN_LIVES_S, False
+        publication.value, publication.lifetime_s, publication.exclusive = left, WITHDRAWN_LIVES_S, False
         record = self._sign(publication)
         for point in replica_points(record.key):
             self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)
