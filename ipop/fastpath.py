@@ -16,6 +16,7 @@ of them on; so a node that carries nothing does not load libcrypto.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, NamedTuple
 
 from dht.demux import Demux
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 MAX_OUTLETS = 1024  # each holds a key's schedule, a kilobyte in all
 MAX_INLETS = 1024
 MAX_TRANSITS = 1024
+SWEEP_S = 30.0  # for so long at most, keys stay here that the session has dropped
 HEAD_BYTES = 8  # kind, zeros and the receiver's index
 _TUNNELLED = bytes((TUNNELLED,))
 
@@ -87,6 +89,7 @@ class FastPath:
         self._mouths: dict[Port, _fastpath.Mouth] = {}
         self._ports: dict[_fastpath.Mouth, Port] = {}
         self._keyed = True  # libcrypto can be used, as far as is known
+        self._sweeping = False
         self.state = "no packets yet"
 
     def start(self) -> None:
@@ -105,11 +108,6 @@ class FastPath:
     def active(self) -> bool:
         """Whether C moves packets."""
         return self._native is not None
-
-    @property
-    def bulk_dropped(self) -> int:
-        """TCP data that found no room to wait in."""
-        return 0 if self._native is None else self._native.bulk_dropped
 
     def _begin(self) -> None:
         """Let C read the TAP and the sockets."""
@@ -135,9 +133,13 @@ class FastPath:
             on_passed=self._passed,
             on_blocked=self._blocked,
             on_tap_error=self._tap.refused,
+            on_turn=datapath.flush,
+            on_gone=self._gone,
+            on_dropped=self._dropped,
         )
         self.state = "in use"
         self._tap.attend(self._native.read_frames, self._native.close)
+        datapath.send_waiting()  # What is read from now on may not overtake it.
 
     def _give_up(self, error: OSError) -> None:
         """This machine's libcrypto can't be used: Python seals and opens."""
@@ -145,6 +147,29 @@ class FastPath:
         self.state = str(error)
         self._datapath.pave = None
         self._keyed = False
+
+    def _gone(self, number: int) -> None:
+        self._tap.gone(OSError(number, os.strerror(number)))
+
+    def _dropped(self, frames: int) -> None:
+        self._datapath.counters["outbound_bulk_dropped"] += frames
+
+    def _keep_clean(self) -> None:
+        """See to it that keys go when they are of no use any more."""
+        if not self._sweeping:
+            self._sweeping = True
+            self._host.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        for outlet in [key for key, each in self._outlets.items() if not each.holds()]:
+            del self._outlets[outlet]
+        for inlet in [key for key, each in self._inlets.items() if not each.holds()]:
+            del self._inlets[inlet]
+        for label in [key for key, ways in self._transits.items() if not any(each.holds() for each in ways)]:
+            del self._transits[label]
+        if self._outlets or self._inlets or self._transits:
+            self._keep_clean()
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -198,6 +223,7 @@ class FastPath:
             )
         except OSError as error:
             self._give_up(error)
+        self._keep_clean()
 
     def _sent(self, sender: _Sender, packets: int, octets: int, sealed_octets: int) -> None:
         flow, peer = sender
@@ -213,12 +239,17 @@ class FastPath:
 
     def _blocked(self, endpoint: tuple[str, int], datagrams: bytes, size: int, traffic_class: int) -> None:
         """The kernel took no batch: send it as Python does, which waits for room or finds out why."""
-        self._host.send_run(Endpoint(*endpoint), datagrams, size, traffic_class)
+        to = Endpoint(*endpoint)
+        self._host.send_run(to, datagrams, size, traffic_class)
+        port = self._host.port_to(to)
+        if port is None or not port.takes_segments:  # It does no more: asking for each batch would be in vain.
+            self._outlets.clear()
+            self._transits.clear()
 
     # --- in --------------------------------------------------------------------------------------------------------
 
     def _read_datagrams(self, port: Port, most: int) -> None:
-        if self._native is None:
+        if self._native is None or self._tap.fileno() < 0:
             self._host.read(port)
         else:
             self._native.read_datagrams(self._mouth(port), most)
@@ -267,6 +298,7 @@ class FastPath:
                     (peer, "path", path),
                     (peer, "up", True),
                     (peer, "session", session),
+                    (peer, "member", peer.member),
                     (peer, "reborn", None),
                     (session, "current", keypair),
                 ),
@@ -282,6 +314,7 @@ class FastPath:
             )
         except OSError as error:
             self._give_up(error)
+        self._keep_clean()
 
     def _opened(self, receiver: _Receiver, plaintexts: list[bytes], traffic_class: int) -> None:
         """What C opened, but did not write."""
@@ -331,6 +364,7 @@ class FastPath:
             header=Tunnel(0, circuit.label).header(),
         )
         self._transits[label] = (*others[-1:], made)
+        self._keep_clean()
 
     def _passed(self, passage: _Passage, octets: int) -> None:
         passage.circuit.octets += octets

@@ -312,7 +312,7 @@ static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     PyObject *found = find(path->inlets, datagrams + skip + 4, 4);
     if (found == NULL) return PyErr_Occurred() ? -1 : 0;
     Inlet *inlet = (Inlet *)found;
-    if (!Py_IS_TYPE(found, &InletType) || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
+    if (!Py_IS_TYPE(found, &InletType) || inlet->cipher == NULL || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
         size > inlet->longest_bytes || !same_place(&inlet->from, &arrival->from))
         return 0;
     int known = to_known_address(mouth, inlet->endpoint, arrival);
