@@ -88,7 +88,6 @@ class FastPath:
         self._transits: dict[bytes, tuple[_fastpath.Transit, ...]] = {}
         self._mouths: dict[Port, _fastpath.Mouth] = {}
         self._ports: dict[_fastpath.Mouth, Port] = {}
-        self._keyed = True  # libcrypto can be used, as far as is known
         self._sweeping = False
         self.state = "no packets yet"
 
@@ -146,7 +145,6 @@ class FastPath:
         log.warning("the data path stays slow: %s", error)
         self.state = str(error)
         self._datapath.pave = None
-        self._keyed = False
 
     def _gone(self, number: int) -> None:
         self._tap.gone(OSError(number, os.strerror(number)))
@@ -270,7 +268,7 @@ class FastPath:
 
     def _make_inlet(self, lead: bytes, head: bytes, source: Endpoint) -> None:
         """For what begins with `lead` and `head` and comes from `source`, if it is a session's in its steady state."""
-        if len(head) < HEAD_BYTES or head[0] != TRANSPORT or not self._keyed:
+        if len(head) < HEAD_BYTES or head[0] != TRANSPORT or self._datapath.pave is None:
             return
         index = head[4:]
         addressed = self._sessions.addressed(int.from_bytes(index, "big"))
@@ -280,10 +278,13 @@ class FastPath:
         session, path = peer.session, peer.path
         if not peer.up or path is None or session.current is not keypair or peer.reborn is not None:
             return
+        relay: tuple[tuple[object, str, object], ...] = ()
         if isinstance(path, Tunnel):
             ours = len(lead) and lead[RELAYED_AT] and path.label == int.from_bytes(lead[4:], "big")
-            if not ours or self._tunnels.relay_of(path) != source:
+            via = self._sessions.peers.get(path.via)
+            if not ours or via is None or via.path != source or self._tunnels.relay_of(path) != source:
                 return
+            relay = ((via, "path", via.path),)
         elif lead or path != source:
             return
         present = self._inlets.get(index)
@@ -301,6 +302,8 @@ class FastPath:
                     (peer, "member", peer.member),
                     (peer, "reborn", None),
                     (session, "current", keypair),
+                    (self._datapath, "pave", self._datapath.pave),
+                    *relay,
                 ),
                 endpoint=source,
                 member=peer.member,
