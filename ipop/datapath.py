@@ -114,14 +114,14 @@ class DataPath:
         self.class_mask = 0xFF if copy_dscp else ECN_MASK  # what the outer header shows of the inner one
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
-        self._running = False
+        self.running = False
         self.pave: Callable[[Flow], None] | None = None  # told after a flow's packets were sent: `ipop.fastpath`
         self._used: dict[bytes, Flow] = {}  # since `pave` was last told
         self.to_many: Callable[[bytes, bytes, bytes], None] | None = None  # takes packet, source and destination
         self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
 
     def start(self) -> None:
-        self._running = True
+        self.running = True
         self._tap.on_frame(self.outbound)
         self._tap.on_virtual(self.outbound_virtual)
         self._tap.on_drained(self.drained)
@@ -131,8 +131,7 @@ class DataPath:
 
     def stop(self) -> None:
         """Nothing is sent or written after this."""
-        self._running = False
-        self.pave = None  # Which is a guard of what was prepared.
+        self.running = False
         self._batch, self._batch_flow = [], None
         self._bulk.clear()
         self._used.clear()
@@ -254,7 +253,7 @@ class DataPath:
         """What a peer sent together."""
         run: Run | None = None
         origin: Origin | None = None
-        if not self._running:
+        if not self.running:
             return
         outer = self._host.received_class & ECN_MASK
         if outer & MAY_CHANGE:
@@ -285,7 +284,7 @@ class DataPath:
             each = [bytes(plaintexts[at : at + size]) for at in range(0, len(plaintexts), size)]
             self.inbound_traffic(member, each)
             return
-        if not self._running:
+        if not self.running:
             return
         at = 0
         while at < len(plaintexts):
@@ -356,7 +355,7 @@ class DataPath:
 
     def _outbound_first(self, frame: bytes, kind: bytes) -> None:
         """A frame without a flow: answered here, refused, or kept until its destination is found."""
-        if not self._running:
+        if not self.running:
             return
         reply = answer(frame, self.segment)
         if reply is not None:
@@ -397,7 +396,7 @@ class DataPath:
     def _reached(self, destination: bytes, found: Located) -> None:
         """The resolver's answer: everything that waited goes out, or is refused."""
         packets = self._waiting.take(destination)
-        if not self._running:
+        if not self.running:
             return
         if isinstance(found, Reason):
             log.debug("%s is unreachable: %s", address_text(destination), found.value)
@@ -427,7 +426,7 @@ class DataPath:
 
     def _inbound_first(self, member: Member, packet: bytes) -> None:
         """A packet from an address not yet proved, or one to refuse."""
-        if not self._running:
+        if not self.running:
             return
         try:
             source, destination = ip_ends(packet)

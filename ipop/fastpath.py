@@ -10,7 +10,7 @@ What each was made of are its *guards*: when the path, the keys or anything else
 it is not used, and made anew when Python next has a packet of it. Nothing is decided in C, and all state (counters,
 replay window, when a peer was last heard) is Python's. Without the C module, or without the machine's libcrypto or a
 TAP with virtio_net headers, nothing of this happens, and everything works. C reads TAP and sockets from the first
-of them on; so a node that carries nothing does not load libcrypto.
+of them on, once there is so much to carry that it is worth libcrypto's memory.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ except ImportError:  # Not built, or for another Python.
 
 log = logging.getLogger(__name__)
 
+# libcrypto takes 3 MB: not for a ping now and then.
+WORTH_PACKETS = 64  # of a flow
+WORTH_OCTETS = 1 << 16  # of a circuit
 MAX_OUTLETS = 1024  # each holds a key's schedule, a kilobyte in all
 MAX_INLETS = 1024
 MAX_TRANSITS = 1024
@@ -172,6 +175,8 @@ class FastPath:
     # --- out -------------------------------------------------------------------------------------------------------
 
     def _make_outlet(self, flow: Flow) -> None:
+        if flow.packets < WORTH_PACKETS:
+            return
         peer = self._sessions.peers.get(flow.peer_id)
         if peer is None or not peer.up or peer.path is None:
             return
@@ -179,8 +184,7 @@ class FastPath:
         present = self._outlets.get(flow.address)
         if present is not None and present.owner.flow is flow and present.holds():
             return
-        keypair, room_bytes = session.current, self._sessions.room_bytes(peer)
-        way = self._demux.way(path)
+        keypair, way = session.current, self._demux.way(path)
         if keypair is None or way is None or keypair.spent:
             return
         endpoint, before = way
@@ -188,6 +192,7 @@ class FastPath:
         if port is None or not port.takes_segments:
             return
         self._begin()
+        room_bytes = self._sessions.room_bytes(peer)
         guards: list[tuple[object, str, object]] = [
             (peer, "path", path),
             (peer, "up", True),
@@ -196,7 +201,7 @@ class FastPath:
             (peer, "features", features),
             (peer, "size", size),
             (size, "proven_bytes", size.proven_bytes),
-            (self._datapath, "pave", self._datapath.pave),
+            (self._datapath, "running", True),
         ]
         if isinstance(path, Tunnel):
             relay = self._sessions.peers.get(path.via)
@@ -262,7 +267,6 @@ class FastPath:
         skip = TUNNEL_HEADER_BYTES if datagrams[:1] == _TUNNELLED else 0
         lead, head = bytes(datagrams[:skip]), bytes(datagrams[skip : skip + HEAD_BYTES])
         self._host.received(port, memoryview(datagrams), source, notes)
-
         if port.is_open and datagrams:
             self._make_inlet(lead, head, Endpoint(source[0], source[1]))
 
@@ -302,7 +306,7 @@ class FastPath:
                     (peer, "member", peer.member),
                     (peer, "reborn", None),
                     (session, "current", keypair),
-                    (self._datapath, "pave", self._datapath.pave),
+                    (self._datapath, "running", True),
                     *relay,
                 ),
                 endpoint=source,
@@ -341,6 +345,8 @@ class FastPath:
         """For what comes from `source` through a circuit that this node relays."""
         here = circuit.one if there is circuit.other else circuit.other
         to = there.path
+        if circuit.octets < WORTH_OCTETS:
+            return
         if self._relay.rate_bytes_per_s or here.path != source or not isinstance(to, Endpoint) or not circuit.open:
             return
         port = self._host.port_to(to)

@@ -40,7 +40,9 @@ LOCAL, REMOTE = 0x1000, 0x2000  # indices of the first peer's session; the secon
 SOCKET_BYTES = 4 << 20
 
 # Where tests must not be left out unseen, the extension must be there.
-needs_c = pytest.mark.skipif(not fastpath.built and os.environ.get("CI") != "true", reason="ipop._fastpath is not built")
+needs_c = pytest.mark.skipif(
+    not fastpath.built and os.environ.get("CI") != "true", reason="ipop._fastpath is not built"
+)
 
 
 class SocketTap(KernelTap):

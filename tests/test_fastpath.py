@@ -176,7 +176,9 @@ def plaintexts_of(side: Side, number: int, kind: str, made: Super, changes: tupl
                 changed[place] = value
         plaintexts[0] = bytes(changed)
         if len(plaintexts) > 1 and changes[0][1] % 2:  # Alike in all, so that they stay one super-packet.
-            plaintexts = [each[:3] + plaintexts[0][3:60] + each[60:] for each in plaintexts if len(each) >= 60] or plaintexts
+            plaintexts = [
+                each[:3] + plaintexts[0][3:60] + each[60:] for each in plaintexts if len(each) >= 60
+            ] or plaintexts
     return plaintexts
 
 

@@ -299,25 +299,10 @@ static int pass_on(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     return status;
 }
 
-/* One arrival, a datagram or several together. 1 when dealt with, 0 when Python must look, -1 with an exception. */
-static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
+/* What an inlet opens, which is good to use. Returns as `take`. */
+static int open_and_write(FastPath *path, Inlet *inlet, const Arrival *arrival, int skip) {
     const uint8_t *datagrams = path->datagrams;
-    Py_ssize_t length = arrival->length, size = arrival->size;
-    if (length > TUNNEL_HEADER_BYTES && datagrams[0] == TUNNELLED && datagrams[RELAYED_AT] == 0)
-        return pass_on(path, mouth, arrival);
-    int skip = length > 0 && datagrams[0] == TUNNELLED ? TUNNEL_HEADER_BYTES : 0, before = skip + HEADER_BYTES;
-    if (length <= before + TAG_BYTES || size <= before + TAG_BYTES || datagrams[skip] != TRANSPORT ||
-        arrival->traffic_class & ECN_MAY_CHANGE)
-        return 0;
-    PyObject *found = find(path->inlets, datagrams + skip + 4, 4);
-    if (found == NULL) return PyErr_Occurred() ? -1 : 0;
-    Inlet *inlet = (Inlet *)found;
-    if (!Py_IS_TYPE(found, &InletType) || inlet->cipher == NULL || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
-        size > inlet->longest_bytes || !same_place(&inlet->from, &arrival->from))
-        return 0;
-    int known = to_known_address(mouth, inlet->endpoint, arrival);
-    if (known == 1) known = guards_hold(&inlet->guards);
-    if (known != 1) return known;
+    Py_ssize_t length = arrival->length, size = arrival->size, before = skip + HEADER_BYTES;
     Py_ssize_t whole = length / size, rest = length % size, count = whole + (rest > 0);
     if (count > MAX_BATCH || (rest > 0 && rest <= before + TAG_BYTES)) return 0;
     uint64_t counters[MAX_BATCH];
@@ -345,7 +330,6 @@ static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     }
     int accepted = mark(inlet, newest, counters, (int)count);
     if (accepted != 1) return accepted;
-    Py_INCREF(inlet); /* Python may drop it meanwhile. */
     int status = touch(path, inlet, length) < 0 ? -1 : 1;
     uint8_t *at = path->plain;
     while (status > 0 && left > 0) {
@@ -369,6 +353,30 @@ static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
             at += written * text_bytes;
         }
     }
+    return status;
+}
+
+/* One arrival, a datagram or several together. 1 when dealt with, 0 when Python must look, -1 with an exception. */
+static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
+    const uint8_t *datagrams = path->datagrams;
+    Py_ssize_t length = arrival->length, size = arrival->size;
+    if (length > TUNNEL_HEADER_BYTES && datagrams[0] == TUNNELLED && datagrams[RELAYED_AT] == 0)
+        return pass_on(path, mouth, arrival);
+    int skip = length > 0 && datagrams[0] == TUNNELLED ? TUNNEL_HEADER_BYTES : 0, before = skip + HEADER_BYTES;
+    if (length <= before + TAG_BYTES || size <= before + TAG_BYTES || datagrams[skip] != TRANSPORT ||
+        arrival->traffic_class & ECN_MAY_CHANGE)
+        return 0;
+    PyObject *found = find(path->inlets, datagrams + skip + 4, 4);
+    if (found == NULL) return PyErr_Occurred() ? -1 : 0;
+    Inlet *inlet = (Inlet *)found;
+    if (!Py_IS_TYPE(found, &InletType) || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
+        size > inlet->longest_bytes || !same_place(&inlet->from, &arrival->from))
+        return 0;
+    int usable = to_known_address(mouth, inlet->endpoint, arrival);
+    if (usable == 1) usable = guards_hold(&inlet->guards);
+    if (usable != 1) return usable;
+    Py_INCREF(inlet); /* Python may drop it meanwhile. */
+    int status = open_and_write(path, inlet, arrival, skip);
     Py_DECREF(inlet);
     return status;
 }
