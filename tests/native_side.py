@@ -28,7 +28,7 @@ from dht.udp import UdpHost
 from ipop import fastpath
 from ipop.config import VpnConfig
 from ipop.datapath import Flow
-from ipop.device import KernelTap
+from ipop.device import LOOK_AGAIN, KernelTap
 from ipop.fastpath import FastPath
 from ipop.node import VpnNode, build_node
 from ipop.vnet import ALL_OFFLOADS, Offloads
@@ -62,7 +62,7 @@ class SocketTap(KernelTap):
         self._drained = lambda: False
         self._reader, self._stop = None, lambda: None
         self._returning = self._busy = False
-        self._wake_ups = 0
+        self._wake_ups = self.read_by_c = 0
         self._lost, self._loop = None, None
 
     def written(self) -> list[bytes]:
@@ -75,6 +75,7 @@ class SocketTap(KernelTap):
 
     def wake(self) -> None:
         """What the event loop does when the device can be read, and after that."""
+        self.read_by_c += self._reader is not None
         self._drain()
 
 
@@ -112,7 +113,8 @@ class Side:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.host = UdpHost(Endpoint("127.0.0.1", 0))
-        self.host._rng = Random(SEED)  # type: ignore[assignment]
+        self._random = Random(SEED)
+        self.host._rng = self._random  # type: ignore[assignment]
         began_at = self.host.now()
         self.host.now = lambda: began_at  # type: ignore[method-assign]  # No timer or budget may differ.
         self.tap = SocketTap(offloads)
@@ -171,10 +173,17 @@ class Side:
 
     def from_tap(self, frames: Sequence[bytes]) -> None:
         """Frames that wait together, until all has been dealt with."""
+        self._random.seed(SEED)  # For the numbers of fragments.
         for frame in frames:
             self.tap.send(frame)
-        for _ in range(2 * len(frames) + 100):
+        for _ in range(3 * LOOK_AGAIN):  # Up to six frames, then what waits, some 100 KB a time.
             self.tap.wake()
+
+    def align(self) -> None:
+        """Come to the same point of LOOK_AGAIN as every other node: from then on all read the same frames together."""
+        while self.tap.read_by_c % LOOK_AGAIN:
+            self.tap.wake()
+        self.tap._wake_ups = 0
 
     def from_wire(self) -> None:
         """Read what has arrived, until all has been dealt with."""
