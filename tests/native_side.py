@@ -143,11 +143,15 @@ class Side:
             peer.up = True
             peer.take(path, now)
             peer.said(features, 0)
-            peer.size.path, peer.size.proven_bytes = path, DEFAULT_BYTES
             self.peers.append(peer)
+            self._settle(peer)
             self.keypairs.append(keypair)
             for address in (identity.member.address4, identity.member.address6):
                 self.datapath._flows[address.packed] = Flow(peer.id, address.packed)
+
+    def _settle(self, peer: Peer) -> None:
+        """How long a datagram may be is not to be asked, nor to be learned from whatever comes as an answer."""
+        peer.size.path, peer.size.proven_bytes, peer.size.due_at = peer.path, DEFAULT_BYTES, float("inf")
 
     def _far_socket(self) -> socket.socket:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -187,6 +191,8 @@ class Side:
         (port,) = self.host._ports.values()
         for _ in range(100):
             self.host._drain(port)
+        for peer in self.peers:
+            self._settle(peer)
 
     def arrive(
         self, number: int, datagrams: Sequence[bytes], traffic_class: int = 0, source: socket.socket | None = None
