@@ -225,7 +225,7 @@ def test_nothing_leaks_in_use_or_when_nodes_come_and_go() -> None:
                     side.arrive(0, [side.far_keypairs[0].seal(text)])
                 side.from_wire()
                 side.sent()
-                side.tap.written()
+                side.tap.received()
 
     for _ in range(3):
         live()
