@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv ready: Python 3.11 or newer, the locked dependencies, this project (editable), and the system
-# tools named as arguments; the data path in C too, where that can be built. Installs what the system lacks when it may (root and apt); otherwise it names that
-# in one line and stops. Running it again costs nothing when nothing has changed.
+# tools named as arguments; the data path in C too, where that can be built. Installs what the system lacks when it may
+# (root and apt); otherwise it names that in one line and stops. Running it again costs nothing when nothing has changed.
 #
 #   scripts/setup.sh [TOOL...]      TOOL is a command, for example ip, ping, sshd
 set -euo pipefail
