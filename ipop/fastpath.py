@@ -92,7 +92,7 @@ class FastPath:
         self._mouths: dict[Port, _fastpath.Mouth] = {}
         self._ports: dict[_fastpath.Mouth, Port] = {}
         self._sweeping = False
-        self.state = "no packets yet"
+        self.state = "turned off"
 
     def start(self) -> None:
         """Make outlets and inlets from now on, where that is possible."""
@@ -102,6 +102,7 @@ class FastPath:
         elif not (offloads.header and offloads.checksum and offloads.tcp):
             self.state = "the TAP has no offloads"
         else:
+            self.state = "not used yet: too little traffic"
             self._datapath.pave = self._make_outlet
             self._relay.passed = self._make_transit
             self._host.attend(self._read_datagrams)

@@ -65,7 +65,7 @@ class SocketTap(KernelTap):
         self._wake_ups = self.read_by_c = 0
         self._lost, self._loop = None, None
 
-    def written(self) -> list[bytes]:
+    def received(self) -> list[bytes]:
         """The frames that the kernel would have had since the last call."""
         return list(everything(self.far))
 

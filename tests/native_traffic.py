@@ -90,7 +90,8 @@ def frame(random: Random, side: Side, hostile: float) -> bytes:
         whole = virtual(made) + made.frame[10 : 24 + made.transport + 20]
     if random.random() < hostile:
         whole = mutated(random, whole, FIELDS, LEAST_FRAME_BYTES)
-    return whole if whole[1] else whole[:LONGEST_PLAIN_BYTES]
+    # Nor pieces of super-packets that are longer: byte 5 is the upper half of their size.
+    return whole[:5] + bytes((min(whole[5], 30),)) + whole[6:] if whole[1] else whole[:LONGEST_PLAIN_BYTES]
 
 
 def plaintexts(random: Random, side: Side, number: int, hostile: float) -> list[bytes]:

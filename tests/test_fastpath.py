@@ -70,14 +70,14 @@ def warm(side: Side) -> None:
                 side.arrive(number, [side.far_keypairs[number].seal(packet)])
                 side.from_wire()
     side.sent()
-    side.tap.written()
+    side.tap.received()
     side.align()
 
 
 def alike(sides: tuple[Side, ...], told: str) -> None:
     native, plain = sides
     assert native.sent() == plain.sent(), told
-    written = [side.tap.written() for side in sides]
+    written = [side.tap.received() for side in sides]
     if written[0] != written[1]:  # C joins segments also where something else is among what came together.
         assert len(written[0]) < len(written[1]), told
         packets = [[packet for frame in each for packet in packets_of(frame)] for each in written]
@@ -165,7 +165,7 @@ def test_packets_of_the_steady_state_never_see_python() -> None:
             carried = [each.plaintext for each in sent]
             carried.remove(whole)  # It may overtake TCP's data.
             assert carried == split(frames[0], DEFAULT_BYTES)
-            assert len(side.tap.written()) == 2
+            assert len(side.tap.received()) == 2
 
 
 def python_moved(side: Side, frames: Sequence[bytes], arriving: Sequence[bytes]) -> tuple[bool, bool]:
@@ -254,7 +254,7 @@ def test_a_stopped_node_moves_nothing() -> None:
         for text in texts:
             side.arrive(0, [side.far_keypairs[0].seal(text)])
         side.from_wire()
-        assert side.tap.written() == []
+        assert side.tap.received() == []
 
 
 def test_keys_that_serve_no_more_are_not_kept() -> None:
