@@ -463,9 +463,7 @@ def test_newer_entries_do_not_hide_older_ones_however_many_they_are() -> None:
     for _ in range(60):
         answer = replicas.asked_to_fetch(Fetch(key_of(right.entry_name)), 1)
         assert len(answer.records) == MAX_RECORDS
-        seen |= {
-            Record.parse(world.nodes[0].identity.network, raw, world.engine.now).owner.id for raw in answer.records
-        }
+        seen |= {Record.parse(network, raw, world.engine.now).owner.id for raw in answer.records}
     assert seen == {node.id for node in world.nodes}
 
 
