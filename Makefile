@@ -70,6 +70,9 @@ figures:
 	$(PYTHON) -m sims.figures idle --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
 	$(PYTHON) -m sims.figures cold --nodes 100 $(if $(MATRIX),--matrix $(MATRIX))
 	$(PYTHON) -m sims.figures routability --nodes 200 $(if $(MATRIX),--matrix $(MATRIX))
+	$(PYTHON) -m sims.figures broadcast --nodes 1000
+	$(PYTHON) -m sims.figures crawl --nodes 1000
+	$(PYTHON) -m sims.figures subring --nodes 500 --groups 20
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
 # The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios

@@ -69,6 +69,11 @@ def group_entry_name(group: str | None, digest: bytes = b"") -> str:
     return f"subring:~{digest.hex()}" if group is None else f"subring:{group}"
 
 
+def is_group_entry(name: str) -> bool:
+    """Whether members of a group publish themselves under this name."""
+    return name.startswith("subring:")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A value under a name, signed by its owner. Made by `sign` and `parse` alone, so always proven."""
@@ -159,7 +164,7 @@ def _check_name(network: Network, name: str, owner: Member, value: bytes) -> Non
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': it is another node, or not an id")
     if name.startswith("name:") and name != host_name(owner.name):
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': its certificate says another name")
-    if name.startswith("subring:"):
+    if is_group_entry(name):
         group = name.removeprefix("subring:")
         if _HIDDEN_GROUP.fullmatch(group):
             check_voucher(network.id, bytes.fromhex(group[1:]), owner.id, value)

@@ -22,7 +22,7 @@ from dht.ids import nearest
 from dht.lookup import MAJORITY, WITHDRAWN_LIVES_S, Ask, GetResult, Lookup
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
-from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
+from dht.records import MAX_LIFETIME_S, REPLICAS, Record, is_group_entry, replica_points
 from dht.store import Outcome, RecordStore
 
 __all__ = ["MAJORITY", "GetResult", "PutResult", "Replicas"]
@@ -181,6 +181,10 @@ class Replicas:
     def asked_to_fetch(self, message: Fetch, hops: int) -> Fetched:
         """A Fetch ended here."""
         records = self.store.find(message.key, self._clock())
+        if len(records) > MAX_RECORDS and is_group_entry(records[0].name):
+            # By chance, not the newest: who was expelled, and may publish until its certificate ends, must not be able
+            # to hide the others behind newer records.
+            records = self._host.rng.sample(records, MAX_RECORDS)
         return Fetched(tuple(record.raw for record in records[:MAX_RECORDS]), hops)
 
     def neighbors_changed(self) -> None:

@@ -13,14 +13,15 @@ from dht.certificate import Network as Authorized
 from dht.envelope import Content, Envelope, Inner, Mode
 from dht.groups.admission import Admit, Admitted
 from dht.groups.notice import EpochNotice
-from dht.groups.right import TAG_BYTES, GroupSecret
+from dht.groups.right import TAG_BYTES, CertificateRight, GroupSecret
 from dht.groups.table import MAX_SUBRINGS, NOTICE_CHECK_BURST, NOTICE_CHECKS_PER_S
 from dht.groups.views import GroupState
 from dht.ids import key_of
-from dht.messages import Kind, Leave, Neighbors, pack_control
+from dht.messages import MAX_RECORDS, Fetch, Kind, Leave, Neighbors, pack_control
 from dht.node import Node
 from dht.path import Path
 from dht.peer import Peer
+from dht.records import Record
 from dht.ring import NEAR
 from dht.suite import NOISE, Suite
 from ipop.authority import Authority
@@ -446,6 +447,24 @@ def test_members_that_were_away_during_a_rekey_hear_of_it_before_they_honour_the
     world.engine.run_until(lambda: all(each and each.state is GroupState.EXPELLED for each in back), limit_s=30)
     assert all(each is not None and each.notice == notice.raw and not each.edges.peers for each in back), f"seed {seed}"
     assert ring.whole()
+
+
+def test_newer_entries_do_not_hide_older_ones_however_many_they_are() -> None:
+    """Members that were expelled may publish until their certificates end."""
+    world, _ = named(12, 1, members=range(12))
+    right = CertificateRight(world.nodes[0].identity, "studio")
+    replicas = world.nodes[0].parts.replicas
+    until = int(world.engine.now) + 600
+    for number, node in enumerate(world.nodes):
+        value = right.entry(node.contact(), b"", Random(1))
+        record = Record.sign(node.identity, right.entry_name, value, 1 if number < 4 else 1 << 60, until)
+        replicas.store.offer(record, world.engine.now)
+    seen, network = set(), world.nodes[0].identity.network
+    for _ in range(60):
+        answer = replicas.asked_to_fetch(Fetch(key_of(right.entry_name)), 1)
+        assert len(answer.records) == MAX_RECORDS
+        seen |= {Record.parse(network, raw, world.engine.now).owner.id for raw in answer.records}
+    assert seen == {node.id for node in world.nodes}
 
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
