@@ -61,17 +61,13 @@ class Envelope(NamedTuple):
     target: int
     payload: bytes
 
-    def pack(self) -> bytes:
-        return (
-            _HEADER.pack(
-                self.hop_limit,
-                self.mode,
-                self.content,
-                self.source.to_bytes(ID_BYTES, "big"),
-                self.target.to_bytes(ID_BYTES, "big"),
-            )
-            + self.payload
+    def pack(self, hops: int = 0) -> bytes:
+        """With the hop limit that is left after so many hops."""
+        hop_limit, mode, content, source, target, payload = self
+        header = _HEADER.pack(
+            hop_limit - hops, mode, content, source.to_bytes(ID_BYTES, "big"), target.to_bytes(ID_BYTES, "big")
         )
+        return header + payload
 
     @classmethod
     def parse(cls, data: bytes) -> Envelope:

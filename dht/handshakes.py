@@ -129,11 +129,18 @@ class Handshakes:
         compact = known is not None and known.static == contact.static and bool(known.session.keypairs())
         attempt = Attempt(contact, wanted, compact, waiting=[] if done is None else [done])
         attempts.append(attempt)
-        if known is not None and not known.up and known.session.answered(self._host.now() - RETRY_S[0]):
+        if known is not None and self._is_coming_up(known, kind):
             # Neighbours tell of a newcomer that has just dialled us: its first packet is on its way, and settles this.
             attempt.timer = self._host.call_later(RETRY_S[0], partial(self._try, attempt))
         else:
             self._try(attempt)
+
+    def _is_coming_up(self, peer: Peer, kind: Kind) -> bool:
+        """Whether a peer was answered so lately, by a path as good, that an attempt of ours would cross its packet."""
+        if peer.answered is None or peer.up:
+            return False
+        answered_at, by = peer.answered
+        return by <= kind and self._host.now() - answered_at < RETRY_S[0]
 
     def _join(self, attempt: Attempt, paths: tuple[Path | None, ...], done: Done | None) -> None:
         if done is not None:
@@ -180,6 +187,7 @@ class Handshakes:
 
     def settle(self, peer: Peer) -> None:
         """A packet arrived under fresh keys: whoever waits for this peer, on this kind of path, gets it."""
+        peer.answered = None
         if not peer.session.can_seal(self._host.now()):
             return
         for attempt in list(self._attempts.get(peer.id, ())):
@@ -409,5 +417,7 @@ class Handshakes:
         payload = self._payload(compact=compact, verdict=verdict, observed=observed)
         keypair, datagram = received.respond(self._identity, index, payload, self._host.rng, now)
         if verdict == ACCEPTED:
-            self._establish(member, received.static, received.payload, keypair).told_joined = payload.member
+            peer = self._establish(member, received.static, received.payload, keypair)
+            peer.told_joined = payload.member
+            peer.answered = None if peer.up else (now, kind_of(path))
         self._carry(datagram, path, member.id)

@@ -16,7 +16,7 @@ from dht.coordinate import Coordinate
 from dht.features import Feature
 from dht.fragments import Reassembly
 from dht.host import Endpoint
-from dht.path import Path, endpoint_of, kind_of
+from dht.path import Kind, Path, endpoint_of, kind_of
 from dht.session import Keypair, Session
 from dht.sizes import PathSize
 
@@ -49,6 +49,7 @@ class Peer:
     __slots__ = (
         "_carrier",
         "_contact",
+        "answered",
         "calm_until",
         "clock_offset_s",
         "coordinate",
@@ -103,6 +104,7 @@ class Peer:
         self.coordinate: Coordinate | None = None  # where the peer says it is among round trips
         self.clock_offset_s = 0.0  # the peer's clock less ours, when we last shook hands
         self.instance = 0  # changes when the peer's process restarts
+        self.answered: tuple[float, Kind] | None = None  # its first handshake, when and by what; None once it is up
         self.reborn: Reborn | None = None  # a new process of the peer, until a packet proves it
         self.features = 0  # what the peer understands: dht.features
         self.datagram_bytes = 0  # the longest that the peer's own link carries; 0: it did not say

@@ -31,6 +31,7 @@ class Reach:
         self._published = b""
         self._stopped = True
         self._mapped: Endpoint | None = None
+        self._contact: Contact | None = None  # the last one, which remembers how it is packed
         self.witness: Callable[[Endpoint, Endpoint], None] = lambda observed, reporter: None
         self.publish: Callable[[bytes], None] = lambda value: None
 
@@ -47,8 +48,10 @@ class Reach:
         """How others may reach this node: its own addresses, then where peers see it."""
         local = list(self._host.local_endpoints())
         mapped = [] if self._mapped is None else [self._mapped]
-        endpoints = (local + mapped + self.seen())[:MAX_ENDPOINTS]
-        return Contact(self._identity.member.id, self._identity.static_public, tuple(endpoints))
+        endpoints = tuple((local + mapped + self.seen())[:MAX_ENDPOINTS])
+        if self._contact is None or self._contact.endpoints != endpoints:
+            self._contact = Contact(self._identity.member.id, self._identity.static_public, endpoints)
+        return self._contact
 
     def seen(self) -> list[Endpoint]:
         """Where peers see this node, if that is not where it listens; the latest first."""

@@ -175,8 +175,7 @@ class Router:
             self._counters["envelopes_relayed"] += 1
         if envelope.content == Content.CONTROL:
             self._remember(hop, envelope)
-        onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
-        hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
+        hop.send(_ROUTED + envelope.pack(hops=1), expects_answer=True, traffic_class=traffic_class)
         if envelope.content == Content.CONTROL:
             self.entrusted(hop)
 

@@ -11,6 +11,7 @@ from dht.cookie import BUSY_HANDSHAKES
 from dht.handshake import FULL_INITIATION_BYTES, Initiation, Payload
 from dht.host import Endpoint
 from dht.node import Node
+from dht.path import Kind
 from dht.storage import MemoryStorage
 from sims.engine import Engine, SimHost
 from sims.latency import Constant
@@ -221,6 +222,20 @@ def test_whom_we_have_just_answered_is_not_dialled_back(seed: int) -> None:
     assert got == [True] and edge(one, other) and edge(other, one)
     sent = wire.to_from(endpoint_of(other), endpoint_of(one))
     assert [datagram[0] for datagram in sent].count(0x11) == 0
+
+
+def test_who_was_answered_over_the_ring_is_dialled_at_once() -> None:
+    wire = Wire(1, 2)
+    one, other = wire.node(0), wire.node(1)
+    contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
+    one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
+    peers = other._parts.sessions.peers
+    wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
+    peers[one.id].answered = wire.engine.now, Kind.OVERLAY
+    other._parts.linker.link(contact)
+    assert [datagram[0] for datagram in wire.to_from(endpoint_of(other), endpoint_of(one))].count(0x11) == 1
+    wire.engine.run_for(2)
+    assert edge(one, other) and edge(other, one)
 
 
 def test_whose_first_packet_is_lost_is_dialled_after_all() -> None:
