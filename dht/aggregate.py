@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from dht.arcs import Arc, around, place_of, without
-from dht.branch import About, Branch, Child, Kind, Outcome
+from dht.branch import UNFIT, About, Branch, Child, Kind, Outcome
 from dht.branch_messages import (
     MAX_ARGUMENT_BYTES,
     MAX_BUDGET_MS,
@@ -228,11 +228,21 @@ class Aggregates:
         if branch.kind.reduce is not None:
             branch.value = answer
             return
-        packed = branch.kind.pack(answer)
-        if len(packed) > MAX_VALUE_BYTES:
-            branch.up.add(Missing(self._ring.me, one_place(self._ring.me), Reason.TOO_LARGE))
-        else:
+        packed = self._packed(branch, answer)
+        if packed:
             branch.up.add(Answer(self._ring.me, packed))
+
+    def _packed(self, branch: Branch, value: Any) -> bytes:
+        """Empty, and a hole, where a value does not fit."""
+        try:
+            packed = branch.kind.pack(value)
+        except UNFIT:
+            packed = bytes(MAX_VALUE_BYTES + 1)
+        if len(packed) <= MAX_VALUE_BYTES:
+            return packed
+        self._counters["aggregate_too_large"] += 1
+        branch.up.add(Missing(self._ring.me, one_place(self._ring.me), Reason.TOO_LARGE))
+        return b""
 
     # From the children
 
@@ -279,7 +289,11 @@ class Aggregates:
         self._branching.drop(child)
         branch.reached = min(branch.reached + reached, MAX_REACHED)  # else our own word would be refused with a liar's
         if value is not None and reduce is not None:
-            branch.value = value if branch.value is None else reduce(branch.value, value)
+            try:
+                branch.value = value if branch.value is None else reduce(branch.value, value)
+            except UNFIT:
+                self._counters["aggregate_too_large"] += 1
+                branch.up.add(Missing(child.id, child.arc, Reason.TOO_LARGE))
         self._settle(branch)
 
     # Ends
@@ -303,11 +317,8 @@ class Aggregates:
     def _end(self, branch: Branch) -> None:
         branch.ended = True
         value = b""
-        if branch.kind.reduce is not None and branch.value is not None:
-            value = branch.kind.pack(branch.value)
-            if len(value) > MAX_VALUE_BYTES and branch.about.hop is not None:
-                branch.up.add(Missing(self._ring.me, one_place(self._ring.me), Reason.TOO_LARGE))
-                value = b""
+        if branch.kind.reduce is not None and branch.value is not None and branch.about.hop is not None:
+            value = self._packed(branch, branch.value)
         if branch.about.hop is None:
             self._close(branch)
         branch.up.end(branch.reached, value)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from dht.arcs import Arc
 from dht.branch_messages import Answer, Missing
@@ -15,6 +16,7 @@ from dht.host import Timer
 
 A = TypeVar("A")
 V = TypeVar("V")
+UNFIT: Final = (OverflowError, ValueError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Kind(Generic[A, V]):
     `read(bytes, about)`: the argument, typed; raises BadDatagram, and then the question is neither answered nor handed
     on. `answer(argument, about)`: this member's answer, once it was handed on; None: it
     counts as reached, and says nothing. `pack` and `parse` are each other's inverse, at most MAX_VALUE_BYTES, `parse`
-    raises BadDatagram. `reduce(a, b)`: two answers as one, in any order and grouping; without it, all are collected."""
+    raises BadDatagram. `reduce(a, b)`: two answers as one, in any order and grouping; without it, all are collected.
+    Answers may be lies: where two don't go into one, `reduce` and `pack` raise one of UNFIT, and a hole says so."""
 
     name: str
     read: Callable[[bytes, About], A]

@@ -52,7 +52,7 @@ class Reason(IntEnum):
     CUT = 6  # no time was left to ask
     UNREACHED = 7  # nobody was found there who could be asked
     GARBLED = 8  # its answer could not be read
-    TOO_LARGE = 9  # what it had to say was longer than MAX_VALUE_BYTES
+    TOO_LARGE = 9  # what it had to say, or its part's answers as one, was longer than MAX_VALUE_BYTES, or in no form
 
 
 ALONE: Final = frozenset({Reason.SILENT, Reason.DIED, Reason.UNKNOWN, Reason.BUSY, Reason.SUSPECT})

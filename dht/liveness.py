@@ -139,7 +139,7 @@ class Liveness:
         while calm and calm[0][0] <= now:
             _, number, peer = heappop(calm)
             restless[number] = peer
-        for number in sorted(restless):
+        for number in sorted(restless) if len(restless) > 1 else tuple(restless):
             peer = restless[number]
             limit_s = ADJACENT_S if peer.id in adjacent else edge_s
             if peers.get(peer.id) is not peer:

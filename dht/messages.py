@@ -301,9 +301,17 @@ class ConnectToMe(Message):
 
 @dataclass(frozen=True, slots=True)
 class Leave(Message):
-    """The sender leaves the ring now."""
+    """The sender gives its edge up; with `ring`, it leaves the ring and should not be sought there."""
 
     CODE = 10
+    ring: bool = False
+
+    def fields(self) -> dict[int, Value]:
+        return {0: self.ring}
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        return cls(fields.flag(0, False))  # older nodes don't say
 
 
 @dataclass(frozen=True, slots=True)

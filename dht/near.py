@@ -46,8 +46,11 @@ class Place(Enum):
 
 def digest(neighbors: Neighbors) -> bytes:
     """What a NeighborsRequest names the last answer by."""
-    ids = [neighbors.joined, *(c.pack() for c in (neighbors.sender, *neighbors.predecessors, *neighbors.successors))]
-    return blake2b(repr(ids).encode(), digest_size=8).digest()
+    summary = bytearray((neighbors.joined, len(neighbors.predecessors)))
+    for contact in (neighbors.sender, *neighbors.predecessors, *neighbors.successors):
+        packed = contact.pack()
+        summary += len(packed).to_bytes(2, "big") + packed
+    return blake2b(summary, digest_size=8).digest()
 
 
 class Near:

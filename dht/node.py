@@ -94,7 +94,7 @@ class Node:
         )
         overlay, self._version = self._parts.overlay, config.version
         self.notices = Notices(
-            host, identity, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
+            host, identity, storage, overlay.aggregates, self._parts.reach.network_time, MAIN_RING, self.counters
         )
         self.crawls = Crawls(host, self.id, overlay.aggregates, overlay.exchange, self._sight)
         self._parts.demux.group = self.groups.receive
@@ -166,7 +166,7 @@ class Node:
         self._running = False
         for peer in list(self._parts.sessions.peers.values()):
             if peer.up:
-                self._parts.exchange.tell(peer, Leave())
+                self._parts.exchange.tell(peer, Leave(ring=True))
         self.groups.stop()
         self._parts.stop()
         self._upkeep.stop()

@@ -10,8 +10,8 @@ are frames (`dht.broadcast`).
 before a notice is handed on, which takes a fraction of a millisecond a hop, little beside the hop itself; frames, of
 which there may be thousands a second, do without. The signature names the ring, so that a notice of one
 group is none in another. Sequences start from the clock: what is not newer than the notices of its sender that were
-forgotten, or older than MAX_AGE_S, is heard no more, so that a notice can't be repeated
-while this node runs; after a restart, one of the last MAX_AGE_S may be heard again.
+forgotten, or older than MAX_AGE_S, is heard no more, so that a notice can't be repeated. The newest of each sender is
+on disk before anybody hears it: after a restart nothing up to it is heard, whether it was before or not.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from typing import Final
 from dht.aggregate import About, Aggregates, Kind, Outcome
 from dht.branch_messages import MAX_ARGUMENT_BYTES
 from dht.certificate import MAX_CERTIFICATE_BYTES, Member, Network, prove_certificate, read_certificate
+from dht.counters import Greatest
 from dht.errors import BadDatagram
 from dht.host import Host
 from dht.identity import Identity, check_signature
 from dht.packing import Fields, pack
+from dht.storage import Storage
 
 MAX_TOPIC_CHARS: Final = 64
 MAX_NOTICE_BYTES: Final = 2048
 MAX_AGE_S: Final = 600.0  # clocks may differ by as much
 WINDOW: Final = 256  # of one sender's notices
 MAX_SENDERS: Final = 1024
+JOURNAL: Final = "notices"
 NOTICE_DEADLINE_S: Final = 20.0
 _US: Final = 1_000_000
 _SIGNATURE_BYTES: Final = 64
@@ -98,8 +101,8 @@ class _Heard:
 
     __slots__ = ("floor", "latest")
 
-    def __init__(self) -> None:
-        self.floor = -1
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
         self.latest: list[int] = []
 
     def is_new(self, sequence: int) -> bool:
@@ -119,6 +122,7 @@ class Notices:
         self,
         host: Host,
         identity: Identity,
+        storage: Storage,
         aggregates: Aggregates,
         network_time: Callable[[], float],
         ring: str,
@@ -128,6 +132,7 @@ class Notices:
         self._network_time, self._ring, self._counters = network_time, ring, counters
         self._topics: dict[str, Callable[[Member, bytes], None]] = {}
         self._heard: OrderedDict[int, _Heard] = OrderedDict()
+        self._greatest = Greatest(storage, JOURNAL)
         self._sequence = 0
         self._kind: Kind[Notice, None] = Kind(
             "notice", self._read, self._take, lambda value: b"", lambda octets: None, lambda a, b: None
@@ -172,11 +177,13 @@ class Notices:
         if heard is None:
             if len(self._heard) >= MAX_SENDERS:
                 self._heard.popitem(last=False)
-            heard = self._heard[sender] = _Heard()
+            heard = self._heard[sender] = _Heard(self._greatest.of(sender))
         self._heard.move_to_end(sender)
         if not heard.is_new(notice.sequence):
             self._counters["notice_repeated"] += 1
             return
+        if notice.sequence > self._greatest.of(sender):
+            self._greatest.accept(sender, notice.sequence)
         receive = self._topics.get(notice.topic)
         if receive is None:
             self._counters["notices_unread"] += 1

@@ -1,7 +1,7 @@
 """One ring as one node has it: routing, near lists, fingers, and the questions that members of a ring ask each other.
 
     Find, FindFor -> who is nearest to an id?      NeighborsRequest, Neighbors -> Chord's stabilize and notify
-    Suspect -> somebody may be dead: look          Leave -> an edge is no more
+    Suspect -> somebody may be dead: look          Leave -> an edge, or a member, is no more
 
 The same class serves the main ring and every group's ring; what differs lies behind the seams of `dht.edge`. It knows
 nothing of records, paths, handshakes or memberships, and never times edges out: whoever notices that one is up or down
@@ -165,6 +165,9 @@ class Overlay:
             self.near.told(edge, message)
 
     def _on_leave(self, incoming: Incoming, message: Leave) -> None:
+        edge = self._edges.peers.get(incoming.source)
+        if message.ring and edge is not None:
+            self.links.shun(edge.contact())  # others' lists still hold it, for as long as word takes to spread
         self.left(incoming.source)
 
     def _on_suspect(self, incoming: Incoming, message: Suspect) -> None:

@@ -4,9 +4,9 @@ On the wire: length of body (2) | body | length of certificate (2) | certificate
 packed map; the signature covers every byte before it as it stands, so no re-encoding of a record passes for it.
 Replicas need not be trusted: they can withhold a record, never alter or invent one. Names `ip:<address>` belong
 to the member whose certificate holds the address, `node:<id>` to the member with that id, `name:<node name>` to the
-member of that name, `subring:<group>` to the members whose certificates name the group; all others are anybody's,
-among them `subring:~<hash>`, whose owners prove themselves to who can open what they publish. Never stores or sends
-anything. The idea of signed, numbered records is BEP 44's.
+member of that name, `subring:<group>` to the members whose certificates name the group, `subring:~<hash>` to those for
+whom a group's secret vouches (`dht.vouchers`); all others are anybody's. Never stores or sends anything. The idea of
+signed, numbered records is BEP 44's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dht.grants import GROUP_NAME
 from dht.identity import Identity, check_signature
 from dht.ids import RING, key_of
 from dht.packing import Fields, pack
+from dht.vouchers import check_voucher
 
 MAX_RECORD_BYTES: Final = 2048
 MAX_NAME_CHARS: Final = 128
@@ -66,6 +67,11 @@ def group_entry_name(group: str | None, digest: bytes = b"") -> str:
     """The name under which a group's members publish themselves; `digest` stands for a group that strangers are not to
     know by name."""
     return f"subring:~{digest.hex()}" if group is None else f"subring:{group}"
+
+
+def is_group_entry(name: str) -> bool:
+    """Whether members of a group publish themselves under this name."""
+    return name.startswith("subring:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +134,15 @@ def _prove(network: Network, raw: bytes) -> Record:
     check_signature(owner, network, _PURPOSE, raw[:at], raw[at:])
     fields = Fields.parse(body, "record", max_bytes=MAX_RECORD_BYTES)
     name = fields.text(_NAME, MAX_NAME_CHARS)
-    _check_name(name, owner)
+    value = fields.octets(_VALUE, 0, MAX_VALUE_BYTES)
+    _check_name(network, name, owner, value)
     return Record(
         name=name,
         owner=owner,
         sequence=fields.integer(_SEQUENCE, 0, MAX_SEQUENCE),
         expires_at=fields.integer(_EXPIRES_AT, 0, 1 << 53),
         exclusive=fields.flag(_EXCLUSIVE),
-        value=fields.octets(_VALUE, 0, MAX_VALUE_BYTES),
+        value=value,
         raw=raw,
         key=key_of(name),
     )
@@ -150,16 +157,18 @@ def _chunk(raw: bytes, at: int) -> tuple[bytes, int]:
     return raw[start:end], end
 
 
-def _check_name(name: str, owner: Member) -> None:
+def _check_name(network: Network, name: str, owner: Member, value: bytes) -> None:
     if not name:
         raise BadDatagram("a record has no name")
     if name.startswith("node:") and name != node_name(owner.id):
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': it is another node, or not an id")
     if name.startswith("name:") and name != host_name(owner.name):
         raise BadDatagram(f"'{owner.name}' may not publish '{name}': its certificate says another name")
-    if name.startswith("subring:"):
+    if is_group_entry(name):
         group = name.removeprefix("subring:")
-        if not _HIDDEN_GROUP.fullmatch(group) and (not GROUP_NAME.fullmatch(group) or owner.granted(group) is None):
+        if _HIDDEN_GROUP.fullmatch(group):
+            check_voucher(network.id, bytes.fromhex(group[1:]), owner.id, value)
+        elif not GROUP_NAME.fullmatch(group) or owner.granted(group) is None:
             raise BadDatagram(f"'{owner.name}' may not publish '{name}': its certificate names no such group")
     if name.startswith("ip:"):
         try:

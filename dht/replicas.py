@@ -22,7 +22,7 @@ from dht.ids import RING, nearest
 from dht.lookup import MAJORITY, WITHDRAWN_LIVES_S, Ask, GetResult, Lookup
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
-from dht.records import MAX_LIFETIME_S, REPLICAS, Record, replica_points
+from dht.records import MAX_LIFETIME_S, REPLICAS, Record, is_group_entry, replica_points
 from dht.store import Outcome, RecordStore
 
 __all__ = ["MAJORITY", "GetResult", "PutResult", "Replicas"]
@@ -116,13 +116,13 @@ class Replicas:
         if self._near.joined:
             self._publish(publication)
 
-    def withdraw(self, name: str) -> None:
-        """Stop renewing `name` and let it expire within seconds."""
+    def withdraw(self, name: str, left: bytes = b"") -> None:
+        """Stop renewing `name` and let it expire within seconds, with `left` in its value's place."""
         publication = self._publications.pop(name, None)
         if publication is None:
             return
         self._stop(publication)
-        publication.value, publication.lifetime_s, publication.exclusive = b"", WITHDRAWN_LIVES_S, False
+        publication.value, publication.lifetime_s, publication.exclusive = left, WITHDRAWN_LIVES_S, False
         record = self._sign(publication)
         for point in replica_points(record.key):
             self._ask_nearest(point, Store(point, record.raw, True), (Stored,), lambda answer: None)
@@ -189,6 +189,10 @@ class Replicas:
     def asked_to_fetch(self, message: Fetch, hops: int) -> Fetched:
         """A Fetch ended here."""
         records = self.store.find(message.key, self._clock())
+        if len(records) > MAX_RECORDS and is_group_entry(records[0].name):
+            # By chance, not the newest: who was expelled, and may publish until its certificate ends, must not be able
+            # to hide the others behind newer records.
+            records = self._host.rng.sample(records, MAX_RECORDS)
         return Fetched(tuple(record.raw for record in records[:MAX_RECORDS]), hops)
 
     def neighbors_changed(self) -> None:

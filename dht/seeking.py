@@ -27,7 +27,8 @@ from dht.messages import FindFor, Found, Message
 
 MAX_HELPERS: Final = 8  # asked for their neighbours, in one search
 MAX_ROUNDS: Final = 4
-MAX_TRIED: Final = 3  # of those whom one answer names in the part
+MAX_TRIED: Final = 6  # of those whom answers name in the part, in one round
+MAX_TRIED_AN_ANSWER: Final = 3
 LEAST_TIMEOUT_S: Final = 0.5
 UNKNOWN_RTT_S: Final = 0.3
 TRY_S: Final = 4.0  # for an edge
@@ -200,8 +201,8 @@ class Search:
                 self._known.setdefault(contact.id, contact)
             elif contact.id not in self._avoid:
                 there.append(contact)
-        for contact in [each for each in there if each.id not in self._tried][:MAX_TRIED]:
-            if not self._finished():
+        for contact in [each for each in there if each.id not in self._tried][:MAX_TRIED_AN_ANSWER]:
+            if len(self._tried) < MAX_TRIED and not self._finished():
                 self._try(contact)
         return bool(there)
 

@@ -287,6 +287,10 @@ class Session:
             self._awaited = self._awaited[:newer]
         return plaintext
 
+    def answered(self, since: float) -> bool:
+        """Whether a handshake that the peer began was answered since then, and its keys were not used yet."""
+        return bool(self._awaited) and self._awaited[0].born_at > since
+
     def can_seal(self, now: float) -> bool:
         """Whether `seal` would work now."""
         current = self.current

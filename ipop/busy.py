@@ -2,12 +2,14 @@
 
     QUIET --(many packets)--> BOTH --(nobody missed it for OVERLAP_S)--> RING --(few packets for LINGER_S)--> QUIET
                                ^-------(somebody wants it and has not got it by the ring)-------'
+    BOTH, RING --(this node can be on no more rings)--> QUIET
 
 A quiet group's packets go to the whole network, and who doesn't want them drops them. A busy one's go along a ring of
 those who send to it or want it. The sender decides, and says so every ANNOUNCE_S; for a while it sends both ways, and
 receivers know a frame that comes twice. A receiver that gets frames by the network only, or hears that there should be
 some and gets none, says so, which makes senders send both ways again: so nothing is lost while rings form or break.
-One such word serves all who miss the same group: it is said after a random while, unless somebody else has said it.
+One such word serves all who miss the same group: it is said after a random while, unless somebody else has said it. A
+node that can't be on a group's ring sends to the network only, and goes on saying that it misses what it wants.
 
 A pure machine for one node: it takes `now` (seconds), and gives notes to send and rings to be on. Never sends.
 """
@@ -22,6 +24,8 @@ from typing import NamedTuple
 from ipop.cast_wire import Kind
 
 MAX_RINGS = 16  # of multicast groups, that this node is on
+MAX_BUSY = 256  # groups that are busy, with a ring or without
+RETRY_S = 30.0  # before a ring is sought again that could not be had
 MAX_METERED = 512  # groups whose traffic is counted
 MAX_ORIGINS = 64  # of one group, watched
 MAX_OVERHEARD = 256  # groups said to be busy, that nobody here wants
@@ -53,6 +57,7 @@ class Sign(Enum):
     COVERED = auto()  # nobody has missed it for OVERLAP_S
     MISSED = auto()
     CALM = auto()
+    REFUSED = auto()  # this node can't be on its ring
 
 
 NEXT: dict[tuple[Way, Sign], Way] = {
@@ -61,6 +66,8 @@ NEXT: dict[tuple[Way, Sign], Way] = {
     (Way.BOTH, Sign.CALM): Way.QUIET,
     (Way.RING, Sign.MISSED): Way.BOTH,
     (Way.RING, Sign.CALM): Way.QUIET,
+    (Way.BOTH, Sign.REFUSED): Way.QUIET,
+    (Way.RING, Sign.REFUSED): Way.QUIET,
 }
 
 
@@ -102,6 +109,8 @@ class _Busy:
     """One group that is busy, for us as a sender, as one who wants it, or both."""
 
     way: Way = Way.QUIET
+    ring: bool = True  # whether this node is, or should be, on its ring
+    retry_at: float = 0.0  # when to try that again
     busy_at: float = -1e9  # when there was last much to send
     sent_at: float = -1e9
     both_until: float = 0.0
@@ -127,7 +136,15 @@ class BusyGroups:
 
     def rings(self) -> set[bytes]:
         """The groups whose rings this node should be on."""
-        return set(self._busy)
+        return {group for group, busy in self._busy.items() if busy.ring}
+
+    def refused(self, group: bytes, now: float) -> None:
+        """This node can't be on a group's ring: it is on too many already."""
+        busy = self._busy.get(group)
+        if busy is not None:
+            busy.ring, busy.retry_at = False, now + RETRY_S
+            if busy.way is not Way.QUIET:
+                self._move(busy, Sign.REFUSED)
 
     @property
     def idle(self) -> bool:
@@ -139,8 +156,8 @@ class BusyGroups:
         many = self._count(group, now)
         busy = self._busy.get(group)
         if many and (busy is None or busy.way is Way.QUIET):
-            busy = self._of(group)
-            if busy is not None:
+            busy = self._of(group, now)
+            if busy is not None and busy.ring:
                 self._move(busy, Sign.BUSY)
                 busy.both_until = now + OVERLAP_S
         if busy is None:
@@ -167,7 +184,7 @@ class BusyGroups:
     def heard(self, kind: Kind, group: bytes, source: bytes, now: float) -> None:
         """A note from somebody else."""
         if kind is Kind.BUSY and self._wanted(group):
-            busy = self._of(group)
+            busy = self._of(group, now)
             if busy is None:
                 return
             known = busy.heard_at > now - LINGER_S
@@ -219,8 +236,11 @@ class BusyGroups:
             if busy.way is Way.BOTH and busy.both_until <= now:
                 self._move(busy, Sign.COVERED)
             if busy.way is Way.QUIET and not (self._wanted(group) and now - busy.heard_at <= LINGER_S):
-                del self._busy[group]
+                if busy.ring or busy.retry_at <= now:
+                    del self._busy[group]
                 continue
+            if not busy.ring and busy.retry_at <= now and len(self.rings()) < MAX_RINGS:
+                busy.ring = True
             sending = busy.way is not Way.QUIET and now - busy.sent_at <= SENDING_S
             if sending and now - busy.announced_at >= ANNOUNCE_S:
                 busy.announced_at = now
@@ -238,11 +258,12 @@ class BusyGroups:
     def _move(self, busy: _Busy, sign: Sign) -> None:
         busy.way = NEXT[busy.way, sign]
 
-    def _of(self, group: bytes) -> _Busy | None:
-        """The busy group, made if there is room for one more ring."""
+    def _of(self, group: bytes, now: float) -> _Busy | None:
+        """The busy group, made if there is room for one more; without a ring if there are too many."""
         busy = self._busy.get(group)
-        if busy is None and len(self._busy) < MAX_RINGS:
-            busy = self._busy[group] = _Busy()
+        if busy is None and len(self._busy) < MAX_BUSY:
+            ring = len(self.rings()) < MAX_RINGS
+            busy = self._busy[group] = _Busy(ring=ring, retry_at=now + RETRY_S)
         return busy
 
     def _origin(self, busy: _Busy, source: bytes) -> _Origin:

@@ -76,7 +76,7 @@ class RingCasts:
         self._sent[group].add(len(frames), self._host.now())
         broadcast.send(CHANNEL, frames, traffic_class)
 
-    def be_on(self, groups: set[bytes]) -> None:
+    def be_on(self, groups: set[bytes]) -> set[bytes]:
         for group in self._rings.keys() - groups:
             del self._rings[group], self._sent[group], self._received[group]
             self._node.groups.leave(ring_name(group), secret=True)
@@ -84,7 +84,7 @@ class RingCasts:
             try:
                 subring = self._node.groups.join(ring_name(group), self._secret, keep=False)
             except ValueError as error:
-                # Too many groups: this one's packets go on coming by the whole network.
+                # Too many groups: its packets go on by the whole network, as `ipop.busy` sees to.
                 self._counters["multicast_ring_refused"] += 1
                 log.debug("no ring for a busy group: %s", error)
                 continue
@@ -92,6 +92,7 @@ class RingCasts:
             self._sent[group], self._received[group] = Rate(), Rate()
             subring.ring.broadcast.fan_out = RING_FAN_OUT
             subring.ring.broadcast.on(CHANNEL, self._from(group))
+        return set(self._rings)
 
     def on_cast(self, callback: Callable[[bytes | None, Sequence[bytes]], None]) -> None:
         self._came = callback

@@ -134,6 +134,7 @@ class DataPath:
         self.running = False
         self._batch, self._batch_flow = [], None
         self._bulk.clear()
+        self._used.clear()
         self._flows.clear()
         self.origins.clear()
 
@@ -174,20 +175,24 @@ class DataPath:
         still waits."""
         if self._batch_flow is not None:
             self.flush()
-        if self.pave is not None:
-            for flow in self._used.values():
-                self.pave(flow)
-            self._used.clear()
+        if self._used:
+            used, self._used = self._used, {}
+            for flow in used.values():
+                if self.pave is not None:
+                    self.pave(flow)
         if not self._bulk:
             return False
-        left_bytes = BULK_BYTES
-        while self._bulk and left_bytes > 0:
+        self.send_waiting(BULK_BYTES)
+        return bool(self._bulk)
+
+    def send_waiting(self, most_bytes: int = MAX_BULK_BYTES) -> None:
+        """Send what waits until others are through, as far as the frame in which `most_bytes` are reached."""
+        while self._bulk and most_bytes > 0:
             frame = self._bulk.popleft()
             self._bulk_bytes -= len(frame)
-            left_bytes -= len(frame)
+            most_bytes -= len(frame)
             self.send_virtual(frame)
         self.flush()
-        return bool(self._bulk)
 
     def send_virtual(self, frame: bytes) -> None:
         """As `outbound_virtual`, now."""

@@ -125,8 +125,8 @@ class KernelTap:
 
     def attend(self, reader: Callable[[int, int], bool], stop: Callable[[], None]) -> None:
         """Let `reader(frames, octets)` read the device in this object's place when there is something, within those
-        bounds, and say whether more waits. It raises OSError when the device is gone. `stop` is called when the
-        descriptor must not be used any more."""
+        bounds, and say whether more waits; it calls `gone` when the device is. `stop` is called when the descriptor
+        must not be used any more."""
         self._reader, self._stop = reader, stop
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
@@ -152,10 +152,7 @@ class KernelTap:
             self._read_frames()
             waits = False
         else:
-            try:
-                waits = self._reader(DRAIN_FRAMES, DRAIN_BYTES)
-            except OSError as error:
-                self._gone(error)
+            waits = self._reader(DRAIN_FRAMES, DRAIN_BYTES)
         if self._closed:
             return
         if (self._drained() or waits) and not self._returning and self._loop is not None:
@@ -175,7 +172,7 @@ class KernelTap:
                 self._busy = number > 1
                 break
             except OSError as error:
-                self._gone(error)
+                self.gone(error)
                 return
             left_bytes -= len(frame)
             if not header:
@@ -195,9 +192,9 @@ class KernelTap:
         if not self._closed:
             self._drain()
 
-    def _gone(self, error: OSError) -> None:
-        """EBADFD for good: the event loop would call again at once, for ever."""
-        self.close()
+    def gone(self, error: OSError) -> None:
+        """The device can't be read any more: close, and say so."""
+        self.close()  # It would stay readable: the event loop would call again at once, for ever.
         log.error("TAP device '%s' is gone: %s", self.name, error.strerror)
         if self._lost is not None:
             self._lost(f"TAP device '{self.name}' is gone: {error.strerror}")

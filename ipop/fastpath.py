@@ -16,6 +16,7 @@ of them on, once there is so much to carry that it is worth libcrypto's memory.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, NamedTuple
 
 from dht.demux import Demux
@@ -49,6 +50,7 @@ WORTH_OCTETS = 1 << 16  # of a circuit
 MAX_OUTLETS = 1024  # each holds a key's schedule, a kilobyte in all
 MAX_INLETS = 1024
 MAX_TRANSITS = 1024
+SWEEP_S = 30.0  # for so long at most, keys stay here that the session has dropped
 HEAD_BYTES = 8  # kind, zeros and the receiver's index
 _TUNNELLED = bytes((TUNNELLED,))
 
@@ -89,8 +91,8 @@ class FastPath:
         self._transits: dict[bytes, tuple[_fastpath.Transit, ...]] = {}
         self._mouths: dict[Port, _fastpath.Mouth] = {}
         self._ports: dict[_fastpath.Mouth, Port] = {}
-        self._keyed = True  # libcrypto can be used, as far as is known
-        self.state = "no packets yet"
+        self._sweeping = False
+        self.state = "turned off"
 
     def start(self) -> None:
         """Make outlets and inlets from now on, where that is possible."""
@@ -100,6 +102,7 @@ class FastPath:
         elif not (offloads.header and offloads.checksum and offloads.tcp):
             self.state = "the TAP has no offloads"
         else:
+            self.state = "not used yet: too little traffic"
             self._datapath.pave = self._make_outlet
             self._relay.passed = self._make_transit
             self._host.attend(self._read_datagrams)
@@ -108,11 +111,6 @@ class FastPath:
     def active(self) -> bool:
         """Whether C moves packets."""
         return self._native is not None
-
-    @property
-    def bulk_dropped(self) -> int:
-        """TCP data that found no room to wait in."""
-        return 0 if self._native is None else self._native.bulk_dropped
 
     def _begin(self) -> None:
         """Let C read the TAP and the sockets."""
@@ -138,16 +136,42 @@ class FastPath:
             on_passed=self._passed,
             on_blocked=self._blocked,
             on_tap_error=self._tap.refused,
+            on_turn=datapath.flush,
+            on_gone=self._gone,
+            on_dropped=self._dropped,
         )
         self.state = "in use"
         self._tap.attend(self._native.read_frames, self._native.close)
+        datapath.send_waiting()  # What is read from now on may not overtake it.
 
     def _give_up(self, error: OSError) -> None:
         """This machine's libcrypto can't be used: Python seals and opens."""
         log.warning("the data path stays slow: %s", error)
         self.state = str(error)
         self._datapath.pave = None
-        self._keyed = False
+
+    def _gone(self, number: int) -> None:
+        self._tap.gone(OSError(number, os.strerror(number)))
+
+    def _dropped(self, frames: int) -> None:
+        self._datapath.counters["outbound_bulk_dropped"] += frames
+
+    def _keep_clean(self) -> None:
+        """See to it that keys go when they are of no use any more."""
+        if not self._sweeping:
+            self._sweeping = True
+            self._host.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        for outlet in [key for key, each in self._outlets.items() if not each.holds()]:
+            del self._outlets[outlet]
+        for inlet in [key for key, each in self._inlets.items() if not each.holds()]:
+            del self._inlets[inlet]
+        for label in [key for key, ways in self._transits.items() if not any(each.holds() for each in ways)]:
+            del self._transits[label]
+        if self._outlets or self._inlets or self._transits:
+            self._keep_clean()
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -161,8 +185,7 @@ class FastPath:
         present = self._outlets.get(flow.address)
         if present is not None and present.owner.flow is flow and present.holds():
             return
-        keypair, room_bytes = session.current, self._sessions.room_bytes(peer)
-        way = self._demux.way(path)
+        keypair, way = session.current, self._demux.way(path)
         if keypair is None or way is None or keypair.spent:
             return
         endpoint, before = way
@@ -170,6 +193,7 @@ class FastPath:
         if port is None or not port.takes_segments:
             return
         self._begin()
+        room_bytes = self._sessions.room_bytes(peer)
         guards: list[tuple[object, str, object]] = [
             (peer, "path", path),
             (peer, "up", True),
@@ -203,6 +227,7 @@ class FastPath:
             )
         except OSError as error:
             self._give_up(error)
+        self._keep_clean()
 
     def _sent(self, sender: _Sender, packets: int, octets: int, sealed_octets: int) -> None:
         flow, peer = sender
@@ -218,12 +243,17 @@ class FastPath:
 
     def _blocked(self, endpoint: tuple[str, int], datagrams: bytes, size: int, traffic_class: int) -> None:
         """The kernel took no batch: send it as Python does, which waits for room or finds out why."""
-        self._host.send_run(Endpoint(*endpoint), datagrams, size, traffic_class)
+        to = Endpoint(*endpoint)
+        self._host.send_run(to, datagrams, size, traffic_class)
+        port = self._host.port_to(to)
+        if port is None or not port.takes_segments:  # It does no more: asking for each batch would be in vain.
+            self._outlets.clear()
+            self._transits.clear()
 
     # --- in --------------------------------------------------------------------------------------------------------
 
     def _read_datagrams(self, port: Port, most: int) -> None:
-        if self._native is None:
+        if self._native is None or self._tap.fileno() < 0:
             self._host.read(port)
         else:
             self._native.read_datagrams(self._mouth(port), most)
@@ -238,13 +268,12 @@ class FastPath:
         skip = TUNNEL_HEADER_BYTES if datagrams[:1] == _TUNNELLED else 0
         lead, head = bytes(datagrams[:skip]), bytes(datagrams[skip : skip + HEAD_BYTES])
         self._host.received(port, memoryview(datagrams), source, notes)
-
         if port.is_open and datagrams:
             self._make_inlet(lead, head, Endpoint(source[0], source[1]))
 
     def _make_inlet(self, lead: bytes, head: bytes, source: Endpoint) -> None:
         """For what begins with `lead` and `head` and comes from `source`, if it is a session's in its steady state."""
-        if len(head) < HEAD_BYTES or head[0] != TRANSPORT or not self._keyed:
+        if len(head) < HEAD_BYTES or head[0] != TRANSPORT or self._datapath.pave is None:
             return
         index = head[4:]
         addressed = self._sessions.addressed(int.from_bytes(index, "big"))
@@ -254,10 +283,13 @@ class FastPath:
         session, path = peer.session, peer.path
         if not peer.up or path is None or session.current is not keypair or peer.reborn is not None:
             return
+        relay: tuple[tuple[object, str, object], ...] = ()
         if isinstance(path, Tunnel):
             ours = len(lead) and lead[RELAYED_AT] and path.label == int.from_bytes(lead[4:], "big")
-            if not ours or self._tunnels.relay_of(path) != source:
+            via = self._sessions.peers.get(path.via)
+            if not ours or via is None or via.path != source or self._tunnels.relay_of(path) != source:
                 return
+            relay = ((via, "path", via.path),)
         elif lead or path != source:
             return
         present = self._inlets.get(index)
@@ -272,10 +304,11 @@ class FastPath:
                     (peer, "path", path),
                     (peer, "up", True),
                     (peer, "session", session),
+                    (peer, "member", peer.member),
                     (peer, "reborn", None),
-                (peer, "member", peer.member),
-                (self._datapath, "running", True),
                     (session, "current", keypair),
+                    (self._datapath, "running", True),
+                    *relay,
                 ),
                 endpoint=source,
                 member=peer.member,
@@ -289,6 +322,7 @@ class FastPath:
             )
         except OSError as error:
             self._give_up(error)
+        self._keep_clean()
 
     def _opened(self, receiver: _Receiver, plaintexts: list[bytes], traffic_class: int) -> None:
         """What C opened, but did not write."""
@@ -340,6 +374,7 @@ class FastPath:
             header=Tunnel(0, circuit.label).header(),
         )
         self._transits[label] = (*others[-1:], made)
+        self._keep_clean()
 
     def _passed(self, passage: _Passage, octets: int) -> None:
         passage.circuit.octets += octets

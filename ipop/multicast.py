@@ -58,8 +58,9 @@ class Casts(Protocol):
     def cast(self, group: bytes | None, frames: Sequence[bytes], traffic_class: int) -> None:
         """Send frames to every other member of a ring; lost where this node has no place on it."""
 
-    def be_on(self, groups: set[bytes]) -> None:
-        """Be on the rings of these groups, and of no others."""
+    def be_on(self, groups: set[bytes]) -> set[bytes]:
+        """Be on the rings of these groups, and of no others. Which of them this node is on now: a node is in so many
+        groups at most."""
 
     def on_cast(self, callback: Callable[[bytes | None, Sequence[bytes]], None]) -> None:
         """Give what comes along the trees to `callback(group, frames)`. The last call wins."""
@@ -278,8 +279,9 @@ class Multicast:
         rings = self.busy.rings()
         if rings != self._rings:
             assert len(rings) <= MAX_RINGS
-            self._rings = rings
-            self._casts.be_on(rings)
+            self._rings = self._casts.be_on(rings)
+            for group in rings - self._rings:
+                self.busy.refused(group, self._host.now())
         if not self.busy.idle and self._ticking is None and self._running:
             self._ticking = self._host.call_later(TICK_S, self._tick)
 

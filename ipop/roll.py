@@ -18,6 +18,7 @@ from dht.node import Node
 from dht.packing import Fields, pack
 
 DEADLINE_S: Final = 3.0
+GRACE_S: Final = 0.2
 MAX_NAME_CHARS: Final = 63
 MAX_HOPS: Final = 64
 
@@ -49,11 +50,21 @@ class RollCall:
         node.groups.made = self._made
 
     def ask(self, subring: Subring, done: Callable[[Outcome[Present] | None], None]) -> None:
-        """Calls `done` once with who answered within DEADLINE_S; with None where this node has no place yet."""
+        """Calls `done` once with who answered within DEADLINE_S; with None where this node has no place yet, or leaves
+        the group meanwhile."""
         if not subring.ring.joined:
             done(None)
-        else:
-            subring.ring.aggregates.ask(self._kinds[subring], b"", DEADLINE_S, done)
+            return
+        waiting = True
+
+        def once(outcome: Outcome[Present] | None) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                done(outcome)
+
+        subring.ring.aggregates.ask(self._kinds[subring], b"", DEADLINE_S, once)
+        self._host.call_later(DEADLINE_S + GRACE_S, lambda: once(None))  # a ring that is left tells nobody
 
     def _made(self, subring: Subring) -> None:
         present = set(self._node.groups.all())

@@ -18,16 +18,13 @@ from typing import Any, Protocol
 
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from sims.agenda import Agenda
+from sims.errors import NeverHappened
 
 START = 1_800_000_000.0  # Every world begins in January 2027, so that certificates have an absolute time to meet.
 TRACE_CHUNK_BYTES = 1 << 16
 FROZEN_QUEUE_BYTES = 212_992  # what Linux gives a UDP socket by default (net.core.rmem_default)
 
 _TRACE = struct.Struct("<dIII")
-
-
-class NeverHappened(AssertionError):
-    """A run reached its limit before what it waited for came true. The text names the seed."""
 
 
 class SimTimer:

@@ -326,6 +326,27 @@ def test_a_liar_that_reached_more_than_can_be_said_costs_its_parent_nothing() ->
     assert not play.world.refused
 
 
+def test_answers_that_do_not_go_into_one_leave_a_hole_and_raise_nothing() -> None:
+    """Two numbers may each be fit to be told, and their sum not."""
+    play = caught(20)
+    play.says(Ask(5, play.liar.me, all_but(play.liar), 1, 5000, "count", b""))
+    children = list(play.victim.aggregates._branching.by_label.values())
+    told: list[Piece] = []
+
+    def take(incoming: Incoming, message: Piece) -> PieceTaken:
+        told.append(message)
+        return PieceTaken()
+
+    play.liar.exchange.handle(Piece, None, take)
+    for child in children:
+        other = Caught(play.world, play.world.members[child.id], play.victim)
+        other.says(Piece(child.label, 0, last=True, reached=1, value=packed((1 << 64) - 1)))
+    play.world.engine.run_for(1.0)
+    assert told[-1].last and told[-1].value == b""
+    assert [hole.reason for piece in told for hole in piece.holes] == [Reason.TOO_LARGE]
+    assert play.victim.counters["aggregate_too_large"] == 1 and not play.world.refused
+
+
 def test_answers_nobody_asked_for_are_counted_and_forgotten() -> None:
     play = caught(16)
     play.says(Piece(12345, 0, (Answer(play.liar.me, b"lie"),)))

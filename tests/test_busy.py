@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 from ipop.busy import (
     ANNOUNCE_S,
@@ -15,6 +15,7 @@ from ipop.busy import (
     MAX_RINGS,
     NEXT,
     OVERLAP_S,
+    RETRY_S,
     TICK_S,
     BusyGroups,
     Note,
@@ -175,6 +176,41 @@ def test_who_begins_to_want_a_group_says_so_only_if_it_may_be_busy() -> None:
     for number in range(2 * MAX_OVERHEARD):
         clock.groups.overheard(number.to_bytes(4, "big"), clock.now)
     assert len(clock.groups._overheard) == MAX_OVERHEARD
+
+
+def test_a_sender_without_a_ring_uses_the_network_and_tries_again_later() -> None:
+    clock = Clock()
+    assert clock.send(2 * BUSY_PACKETS, 0.05)[-1] is Way.BOTH
+    clock.groups.refused(GROUP, clock.now)
+    assert clock.groups.rings() == set()
+    assert set(clock.send(100, 0.05)) == {Way.QUIET}
+    clock.send(round(RETRY_S / 0.05), 0.05)
+    assert clock.groups.way(GROUP) is Way.BOTH and clock.groups.rings() == {GROUP}
+
+
+def test_a_receiver_without_a_ring_goes_on_saying_that_it_misses_what_it_wants() -> None:
+    clock = Clock(GROUP)
+    clock.groups.heard(Kind.BUSY, GROUP, SENDER, clock.now)
+    clock.groups.refused(GROUP, clock.now)
+    receive(clock, 2 * OVERLAP_S, network=True, ring=False)
+    said = clock.said(Kind.WANTED)
+    assert len(said) >= 4 and clock.groups.rings() == set()
+    assert max(after - before for before, after in pairwise(said)) < OVERLAP_S / 2, "before senders rely on the ring"
+
+
+def test_who_wants_more_busy_groups_than_it_may_have_rings_misses_them_aloud() -> None:
+    clock = Clock()
+    groups = [bytes((239, 0, 1, number)) for number in range(MAX_RINGS + 3)]
+    clock.wanted.update(groups)
+    for group in groups:
+        clock.groups.heard(Kind.BUSY, group, SENDER, clock.now)
+    assert len(clock.groups.rings()) == MAX_RINGS
+    without = set(groups) - clock.groups.rings()
+    for _ in range(60):
+        for group in without:
+            clock.groups.came(group, SENDER, clock.now, by_ring=False, twice=True)
+        clock.run(0.1, each=0.1)
+    assert {note.group for _, note in clock.notes if note.kind is Kind.WANTED} == without
 
 
 def test_rings_meters_and_senders_are_bounded() -> None:

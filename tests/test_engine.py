@@ -9,7 +9,8 @@ import pytest
 
 from dht.host import Endpoint
 from sims.agenda import SWEEP_ABOVE
-from sims.engine import START, Engine, HostState, NeverHappened
+from sims.engine import START, Engine, HostState
+from sims.errors import NeverHappened
 from sims.latency import Constant
 from sims.network import Network
 

@@ -13,12 +13,14 @@ from dht.aggregate import About, Outcome, Reason
 from dht.arcs import Arc, place_of
 from dht.branch_messages import MAX_HOPS, Ask, Asked, Verdict
 from dht.certificate import Member
+from dht.counters import Greatest
 from dht.crawl import Crawled, Sight, consistency
 from dht.errors import BadDatagram
 from dht.exchange import Incoming
 from dht.node import MAIN_RING, Node, NodeConfig
-from dht.notices import MAX_AGE_S, MAX_NOTICE_BYTES, WINDOW, Notice, Notices, prove
+from dht.notices import JOURNAL, MAX_AGE_S, MAX_NOTICE_BYTES, WINDOW, Notice, Notices, prove
 from dht.packing import Fields, pack
+from dht.storage import MemoryStorage
 from sims.engine import Engine
 from sims.everybody import constructed_world
 from sims.latency import Constant
@@ -162,6 +164,7 @@ def test_old_notices_stay_heard_when_the_window_has_moved_on() -> None:
     identity = make_identities(1, 3, now=START_S)[0]
     notices = Notices.__new__(Notices)
     notices._heard, notices._counters = OrderedDict(), Counter()
+    notices._greatest = Greatest(storage := MemoryStorage(), JOURNAL)
     notices._topics = {TOPIC: lambda sender, value: heard.append(value)}
     about = About(identity.member.id, 1, 1)
     for number in range(3 * WINDOW):
@@ -169,6 +172,12 @@ def test_old_notices_stay_heard_when_the_window_has_moved_on() -> None:
     for number in range(3 * WINDOW):
         notices._take(Notice(identity.member, TOPIC, 1000 + number, b"again"), about)
     assert len(heard) == 3 * WINDOW and b"again" not in heard
+    # Nor by a process that begins anew with what is on disk.
+    notices._heard, notices._greatest = OrderedDict(), Greatest(storage, JOURNAL)
+    for number in range(3 * WINDOW):
+        notices._take(Notice(identity.member, TOPIC, 1000 + number, b"again"), about)
+    notices._take(Notice(identity.member, TOPIC, 1000 + 3 * WINDOW, b"new"), about)
+    assert len(heard) == 3 * WINDOW + 1 and heard[-1] == b"new"
 
 
 def test_a_crawl_sees_every_node_as_it_is(everybody: Everybody) -> None:

@@ -62,6 +62,21 @@ def test_groups_shows_who_is_there_how_deep_and_what_multicast_does(capsys: pyte
     assert world.ask(0, "groups")["result"]["groups"] == []
 
 
+def test_groups_answers_also_when_one_of_them_is_left_meanwhile() -> None:
+    world = Asked(3, seed=24)
+    secret = GroupSecret.new(Random(1)).to_text()
+    for number in (0, 1):
+        assert world.ask(number, "group-join", name="club", secret=secret)["ok"]
+    world.engine.run_for(5)
+    answers: list[dict[str, Any]] = []
+    node = world.nodes[0]
+    Commands(node, node.stop).serve({"command": "groups"}, answers.append)
+    assert not answers
+    assert world.ask(0, "group-leave", name="club")["ok"]
+    world.engine.run_until(lambda: bool(answers), limit_s=5)
+    assert answers[0]["ok"]
+
+
 def test_what_is_no_group_is_refused_in_words() -> None:
     world = Asked(2, seed=22)
     for arguments, words in (

@@ -9,16 +9,19 @@ from random import Random
 
 import pytest
 
+from dht.certificate import Network as Authorized
 from dht.envelope import Content, Envelope, Inner, Mode
 from dht.groups.admission import Admit, Admitted
-from dht.groups.right import TAG_BYTES, GroupSecret
-from dht.groups.table import MAX_SUBRINGS
+from dht.groups.notice import EpochNotice
+from dht.groups.right import TAG_BYTES, CertificateRight, GroupSecret
+from dht.groups.table import MAX_SUBRINGS, NOTICE_CHECK_BURST, NOTICE_CHECKS_PER_S
 from dht.groups.views import GroupState
 from dht.ids import key_of
-from dht.messages import Kind, Leave, Neighbors, pack_control
+from dht.messages import MAX_RECORDS, Fetch, Kind, Leave, Neighbors, pack_control
 from dht.node import Node
 from dht.path import Path
 from dht.peer import Peer
+from dht.records import Record
 from dht.ring import NEAR
 from dht.suite import NOISE, Suite
 from ipop.authority import Authority
@@ -162,6 +165,22 @@ def test_a_group_closes_when_members_leave_and_when_they_die(seed: int, promises
         world.crash(node)
         ring.forget(node)
     promises.measured("a group without two that died (simulated)", world.engine.run_until(ring.whole, limit_s=60), 20.0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_has_just_left_is_not_sought_though_others_lists_still_hold_it(seed: int) -> None:
+    world = settled(40, seed)
+    ring = group(world, world.nodes[:16], secret_of(seed))
+    world.engine.run_for(10)
+    ears = []
+    for member in sorted(ring.nodes, key=lambda member: member.id)[3:6]:
+        member.node.groups.leave("studio", secret=True)
+        ring.forget(member.node)
+        ears.append(Tap(member.node))
+    world.engine.run_for(15)
+    sought = [each for ear in ears for _, each in ear.seen if each[1 + TAG_BYTES] == Inner.ADMISSION]
+    assert sought == [], f"seed {seed}"
+    assert ring.whole()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -404,6 +423,88 @@ def test_who_is_not_named_can_not_join_and_who_was_is_out_after_a_rekey_for_ever
     for node in world.nodes:
         subring = node.groups.named("studio", secret=False)
         assert subring is None or node is again or again.id not in subring.edges.peers, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_members_that_were_away_during_a_rekey_hear_of_it_before_they_honour_the_old_right(seed: int) -> None:
+    world, authority = named(24, seed, members=range(8))
+    ring = group(world, world.nodes[:8], None)
+    world.engine.run_for(5)
+    for member in ring.nodes[3:5]:
+        world.crash(member.node)
+    notice = authority.rekey("studio", START_S)
+    for number in (0, 1, 2, 5, 6, 7):
+        reissue(world, authority, number)
+        world.engine.run_for(1)
+    members = [node for node in world.nodes if node.identity.member.granted("studio") == notice.epoch]
+    ring.nodes = []
+    ring.join(*members)
+    members[0].groups.heed(notice.raw)
+    world.engine.run_until(ring.whole, limit_s=60)
+    world.engine.run_for(5)
+    # Nobody answers who has no right: what the two know, they know from the DHT.
+    back = [world.start(number).groups.named("studio", secret=False) for number in (3, 4)]
+    world.engine.run_until(lambda: all(each and each.state is GroupState.EXPELLED for each in back), limit_s=30)
+    assert all(each is not None and each.notice == notice.raw and not each.edges.peers for each in back), f"seed {seed}"
+    assert ring.whole()
+
+
+def test_newer_entries_do_not_hide_older_ones_however_many_they_are() -> None:
+    """Members that were expelled may publish until their certificates end."""
+    world, _ = named(12, 1, members=range(12))
+    right = CertificateRight(world.nodes[0].identity, "studio")
+    replicas = world.nodes[0].parts.replicas
+    until = int(world.engine.now) + 600
+    for number, node in enumerate(world.nodes):
+        value = right.entry(node.contact(), b"", Random(1))
+        record = Record.sign(node.identity, right.entry_name, value, 1 if number < 4 else 1 << 60, until)
+        replicas.store.offer(record, world.engine.now)
+    seen, network = set(), world.nodes[0].identity.network
+    for _ in range(60):
+        answer = replicas.asked_to_fetch(Fetch(key_of(right.entry_name)), 1)
+        assert len(answer.records) == MAX_RECORDS
+        seen |= {Record.parse(network, raw, world.engine.now).owner.id for raw in answer.records}
+    assert seen == {node.id for node in world.nodes}
+
+
+@pytest.mark.parametrize("seed", SEEDS[:1])
+def test_notices_that_nobody_signed_cost_few_checks_and_are_no_way_in(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, authority = named(20, seed, members=range(4))
+    ring = group(world, world.nodes[:4], None)
+    world.engine.run_for(5)
+    victim, stranger = ring.nodes[0], world.nodes[10]
+    peer = session(world, stranger, victim.node)
+    true = authority.rekey("studio", START_S).raw
+    checks: list[bytes] = []
+    parse = EpochNotice.parse
+
+    def checked(network: Authorized, raw: bytes) -> EpochNotice:
+        checks.append(raw)
+        return parse(network, raw)
+
+    monkeypatch.setattr(EpochNotice, "parse", checked)
+    head = bytes((Inner.GROUP,)) + victim.subring.right.tag + bytes((Inner.ADMISSION,))
+
+    def told(notice: bytes) -> None:
+        peer.send(head + pack_control(Admit(True, b"", notice), Kind.ASK, 1))
+
+    for number in range(100):
+        told(bytes(100))
+        told(true[:-1] + bytes((true[-1] ^ (1 + number),)))
+    world.engine.run_for(1)
+    assert 0 < len(checks) <= NOTICE_CHECK_BURST + 2 * NOTICE_CHECKS_PER_S, f"seed {seed}: {len(checks)} checks"
+    assert victim.subring.right.epoch == 0
+    world.engine.run_for(5)
+    told(true)
+    world.engine.run_for(1)
+    assert victim.subring.right.epoch == 1, "the authority's own word counts, whoever brings it"
+    checks.clear()
+    for _ in range(100):
+        told(true)
+    world.engine.run_for(1)
+    assert not checks, "what is known already is not looked at"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

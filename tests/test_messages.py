@@ -103,7 +103,7 @@ MESSAGES: dict[type[Message], SearchStrategy[Message]] = {
     Neighbors: st.builds(Neighbors, st.booleans(), contacts, some_contacts, some_contacts),
     Unchanged: st.builds(Unchanged),
     ConnectToMe: st.builds(ConnectToMe, contacts),
-    Leave: st.builds(Leave),
+    Leave: st.builds(Leave, st.booleans()),
     Lapse: st.builds(Lapse),
     Suspect: st.builds(Suspect, ids),
     Unreachable: st.builds(Unreachable, ids, st.binary(min_size=8, max_size=8)),

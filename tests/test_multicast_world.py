@@ -117,6 +117,26 @@ def test_a_busy_group_gets_a_ring_and_nothing_is_lost_or_repeated_on_the_way(see
     assert world.arrived(1) == sent, "and the network carries it again"
 
 
+@pytest.mark.parametrize("full", (0, 1), ids=("the sender", "a receiver"))
+def test_a_node_that_can_be_in_no_more_groups_loses_nothing(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = ManyWorld(5, seed=13)
+    world.join(1, 2)
+    world.engine.run_for(1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("a node is in at most so many groups")
+
+    monkeypatch.setattr(world.nodes[full].ring.groups, "join", refuse)
+    sent: list[bytes] = []
+    for _ in range(25 * FRAMES_PER_S):
+        sent.append(world.send(0, GROUP, b"frame %06d" % len(sent)))
+        world.engine.run_for(1 / FRAMES_PER_S)
+    world.engine.run_for(2)
+    assert world.nodes[full].counters["multicast_ring_refused"] <= 2
+    assert world.arrived(1) == sent and world.arrived(2) == sent
+    assert world.nodes[0].counters["multicast_no_ring"] <= 1, "but for the one that made the group busy"
+
+
 def test_a_ring_that_loses_members_goes_on_for_the_others() -> None:
     """One of those who pass it on dies without a word, another is cut off from the sender, and one comes back."""
     world = ManyWorld(8, seed=12)

@@ -41,18 +41,30 @@ class EpochNotice:
     @classmethod
     def parse(cls, network: Network, raw: bytes) -> EpochNotice:
         """The notice in `raw`. Raises BadDatagram."""
-        if not SIGNATURE_BYTES < len(raw) <= MAX_NOTICE_BYTES:
-            raise BadDatagram(f"a notice of {len(raw)} bytes")
+        group, epoch, issued = _read(raw)
         body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
         try:
             Ed25519PublicKey.from_public_bytes(network.authority_key).verify(signature, _signed_text(network, body))
         except InvalidSignature:
             raise BadDatagram("a notice without this network's authority's signature") from None
-        fields = Fields.parse(body, "notice")
-        group = fields.text(_GROUP, 32)
-        if not GROUP_NAME.fullmatch(group):
-            raise BadDatagram("a notice names no group")
-        return cls(group, fields.integer(_EPOCH, 0, MAX_EPOCH), fields.integer(_ISSUED, 0, 1 << 53), raw)
+        return cls(group, epoch, issued, raw)
+
+    @staticmethod
+    def claimed(raw: bytes) -> tuple[str, int]:
+        """Group and epoch as `raw` has them, which costs no check of a signature and proves nothing. Raises
+        BadDatagram."""
+        group, epoch, _ = _read(raw)
+        return group, epoch
+
+
+def _read(raw: bytes) -> tuple[str, int, int]:
+    if not SIGNATURE_BYTES < len(raw) <= MAX_NOTICE_BYTES:
+        raise BadDatagram(f"a notice of {len(raw)} bytes")
+    fields = Fields.parse(raw[:-SIGNATURE_BYTES], "notice")
+    group = fields.text(_GROUP, 32)
+    if not GROUP_NAME.fullmatch(group):
+        raise BadDatagram("a notice names no group")
+    return group, fields.integer(_EPOCH, 0, MAX_EPOCH), fields.integer(_ISSUED, 0, 1 << 53)
 
 
 def _signed_text(network: Network, body: bytes) -> bytes:

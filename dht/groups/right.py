@@ -4,7 +4,8 @@
 |---|---|---|
 | proof | a MAC over both ends' ids and static keys, the prover first | none: the session proved the certificate |
 | tag, name in the DHT | follow from the secret: a stranger can't tell which group it is | follow from the name |
-| what its DHT entries say | sealed under the secret | in the clear, from named owners only |
+| what its DHT entries say | sealed under the secret | in the clear, with the newest notice |
+| who may publish them | whoever the secret vouches for (`dht.vouchers`) | whoever's certificate names the group |
 | taking a right away | a new secret with a higher epoch | a notice with a higher epoch (`dht.groups.notice`) |
 
 A proof travels inside a session, so nobody else sees it; ids and static keys tie it to the two ends of that session,
@@ -32,12 +33,14 @@ from dht.identity import Identity
 from dht.ids import id_bytes
 from dht.peer import Peer
 from dht.records import Record, group_entry_name
+from dht.vouchers import VOUCHER_BYTES, Voucher
 
 TAG_BYTES: Final = 8
 SECRET_BYTES: Final = 32
 PROOF_BYTES: Final = 32
 MAX_PROOF_BYTES: Final = PROOF_BYTES
 _NONCE_BYTES: Final = 12
+_LENGTH_BYTES: Final = 2  # of a contact, in front of it
 _SECRET_TEXT: Final = re.compile(r"p2pvpn group secret (0|[1-9][0-9]{0,9}) ([0-9a-f]{64})\n?")
 
 
@@ -108,11 +111,17 @@ class Right(Protocol):
     def still(self, peer: Peer) -> bool:
         """Whether a peer that was accepted is a member yet."""
 
-    def entry(self, contact: Contact, rng: Rng) -> bytes:
-        """The value of this node's entry in the DHT."""
+    def entry(self, contact: Contact, notice: bytes, rng: Rng) -> bytes:
+        """The value of this node's entry in the DHT, with the newest notice that it knows, packed."""
+
+    def no_entry(self, node_id: int) -> bytes:
+        """What this node leaves in place of its entry when it withdraws that."""
 
     def read_entry(self, record: Record) -> Contact | None:
         """Whom an entry names; None when its owner is no member, as far as the entry shows."""
+
+    def read_notice(self, record: Record) -> bytes:
+        """The notice that comes with an entry, not proven; empty when there is none."""
 
 
 class SecretRight:
@@ -127,7 +136,8 @@ class SecretRight:
         scope = identity.network.id + secret.epoch.to_bytes(4, "big") + name.encode()
         self._key = blake2s(b"p2pvpn/1 group\0" + scope, key=secret.secret).digest()
         self.tag = self._derived(b"tag")[:TAG_BYTES]
-        self.entry_name = group_entry_name(None, self._derived(b"entries")[:20])
+        self._voucher = Voucher(identity.network.id, self._derived(b"voucher"))
+        self.entry_name = group_entry_name(None, self._voucher.digest)
         self._aead = ChaCha20Poly1305(self._derived(b"seal"))
 
     def _derived(self, purpose: bytes) -> bytes:
@@ -148,18 +158,26 @@ class SecretRight:
     def still(self, peer: Peer) -> bool:
         return True  # a new secret is a new right
 
-    def entry(self, contact: Contact, rng: Rng) -> bytes:
+    def entry(self, contact: Contact, notice: bytes, rng: Rng) -> bytes:
         nonce = rng.randbytes(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, contact.pack(), id_bytes(contact.id))
+        sealed = self._aead.encrypt(nonce, contact.pack(), id_bytes(contact.id))
+        return self._voucher.vouch(contact.id) + nonce + sealed
+
+    def no_entry(self, node_id: int) -> bytes:
+        return self._voucher.vouch(node_id)
 
     def read_entry(self, record: Record) -> Contact | None:
-        nonce, sealed = record.value[:_NONCE_BYTES], record.value[_NONCE_BYTES:]
+        value = record.value[VOUCHER_BYTES:]
+        nonce, sealed = value[:_NONCE_BYTES], value[_NONCE_BYTES:]
         try:
-            # With its owner's id, as anybody may publish here a copy of somebody else's entry.
+            # With its owner's id, as a member may publish here a copy of another's entry.
             packed = self._aead.decrypt(nonce, sealed, id_bytes(record.owner.id))
         except (InvalidTag, ValueError):  # ValueError: cut short
             return None
         return _contact(packed, record)
+
+    def read_notice(self, record: Record) -> bytes:
+        return b""
 
 
 class CertificateRight:
@@ -194,11 +212,23 @@ class CertificateRight:
     def _counts(self, granted: int | None) -> bool:
         return granted is not None and granted >= self.epoch
 
-    def entry(self, contact: Contact, rng: Rng) -> bytes:
-        return contact.pack()
+    def entry(self, contact: Contact, notice: bytes, rng: Rng) -> bytes:
+        packed = contact.pack()
+        return len(packed).to_bytes(_LENGTH_BYTES, "big") + packed + notice
+
+    def no_entry(self, node_id: int) -> bytes:
+        return b""
 
     def read_entry(self, record: Record) -> Contact | None:
-        return _contact(record.value, record) if self._counts(record.owner.granted(self.name)) else None
+        packed = record.value[_LENGTH_BYTES : self._notice_at(record)]
+        return _contact(packed, record) if self._counts(record.owner.granted(self.name)) else None
+
+    def read_notice(self, record: Record) -> bytes:
+        return record.value[self._notice_at(record) :]
+
+    @staticmethod
+    def _notice_at(record: Record) -> int:
+        return _LENGTH_BYTES + int.from_bytes(record.value[:_LENGTH_BYTES], "big")
 
 
 def check_group_name(name: str) -> None:

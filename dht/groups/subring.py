@@ -102,6 +102,8 @@ class Subring:
             directory,
             own_contact,
             lambda: self.ring.near.joined,
+            lambda: self.notice,
+            heed,
             self._found,
             counters,
         )
@@ -146,7 +148,7 @@ class Subring:
         """Cancel every timer; with `leave`, tell the members and withdraw what is published."""
         if leave:
             for edge in list(self._edges.edges()):
-                self.ring.exchange.tell(edge, Leave())
+                self.ring.exchange.tell(edge, Leave(ring=True))
             self._entries.withdraw()
         self._waiting = True  # an answer of admission may still be on its way
         self._entries.stop()
@@ -172,6 +174,7 @@ class Subring:
             self._entries.withdraw()
             self._halt()
             return
+        self._entries.changed()
         edges = list(self._edges.edges())
         for edge in edges:
             self.ring.exchange.tell(edge, Rekeyed(self.notice))  # to those it expels as well: they must know

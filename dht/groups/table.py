@@ -36,6 +36,8 @@ MAX_SUBRINGS: Final = 128
 ADJACENT_S: Final = 10.0  # a neighbour in a group is pinged as often; under traffic, death is noticed sooner anyway
 CORRECTIONS_PER_S: Final = 10.0
 CORRECTION_BURST: Final = 50.0
+NOTICE_CHECKS_PER_S: Final = 2.0  # of signatures, for what members and strangers pass on
+NOTICE_CHECK_BURST: Final = 20.0
 
 
 class Groups:
@@ -62,6 +64,7 @@ class Groups:
         self._by_tag: dict[bytes, Subring] = {}
         self._sharing: dict[int, set[Subring]] = {}  # by node id: the groups with an edge to it
         self._corrections = Budget(CORRECTIONS_PER_S, CORRECTION_BURST, host.now())
+        self._notice_checks = Budget(NOTICE_CHECKS_PER_S, NOTICE_CHECK_BURST, host.now())
         self._running = False  # the main ring has a place for us
         self.made: Callable[[Subring], None] = lambda subring: None  # is told of each group before it starts
 
@@ -129,8 +132,6 @@ class Groups:
     def heed(self, raw: bytes) -> None:
         """Take the authority's word that a group's members were decided anew, and pass it on. Raises BadDatagram for
         what is not its word."""
-        if any(subring.notice == raw for subring in self._by_tag.values()):
-            return
         notice = EpochNotice.parse(self._identity.network, raw)
         known = self._memory.of(notice.group, secret=False) or Kept(notice.group, False, None)
         subring = self.named(notice.group, secret=False)
@@ -144,6 +145,20 @@ class Groups:
             subring.rekeyed()
             if subring.state is GroupState.EXPELLED:
                 log.warning("%s", self._no_right(notice.group, notice.epoch))
+
+    def _heard(self, raw: bytes) -> None:
+        """As `heed`, for what others pass on: only what would be news to a group of ours is looked at, and so often.
+        Raises BadDatagram."""
+        group, epoch = EpochNotice.claimed(raw)
+        known, subring = self._memory.of(group, secret=False), self.named(group, secret=False)
+        epochs = [known.epoch] if known is not None else []
+        epochs += [subring.right.epoch] if subring is not None else []
+        if not epochs or epoch <= max(epochs):
+            return
+        if not self._notice_checks.take(self._host.now()):
+            self._counters["group_notices_over_rate"] += 1
+            return
+        self.heed(raw)
 
     # For the node
 
@@ -230,7 +245,7 @@ class Groups:
             self._dial,
             self._own_contact,
             self._requests,
-            self.heed,
+            self._heard,
             self._counters,
         )
         subring.notice = notice

@@ -18,13 +18,13 @@ PyObject *find(PyObject *dict, const uint8_t *key, Py_ssize_t bytes) {
     return found;
 }
 
-enum { GIVEN = 13 }; /* of Python's objects: dicts, then what is called */
+enum { GIVEN = 16 }; /* of Python's objects: dicts, then what is called */
 
 static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"descriptor", "takes_tcp", "takes_udp",    "own4",      "own6",    "outlets",
                             "inlets",     "origins",   "transits",     "on_frame",   "on_virtual",   "on_datagrams",
                             "on_opened",  "on_sent",   "on_heard",     "on_passed",  "on_blocked",   "on_tap_error",
-                            NULL};
+                            "on_turn",    "on_gone",   "on_dropped",   NULL};
     int fd, takes_tcp, takes_udp;
     Py_buffer own4, own6;
     PyObject *given[GIVEN];
@@ -32,10 +32,10 @@ static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
         PyErr_SetString(PyExc_TypeError, "a fast path is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$ippy*y*O!O!O!O!OOOOOOOOO", names, &fd, &takes_tcp, &takes_udp, &own4,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$ippy*y*O!O!O!O!OOOOOOOOOOOO", names, &fd, &takes_tcp, &takes_udp, &own4,
                                      &own6, &PyDict_Type, &given[0], &PyDict_Type, &given[1], &PyDict_Type, &given[2],
                                      &PyDict_Type, &given[3], &given[4], &given[5], &given[6], &given[7], &given[8],
-                                     &given[9], &given[10], &given[11], &given[12]))
+                                     &given[9], &given[10], &given[11], &given[12], &given[13], &given[14], &given[15]))
         return -1;
     int fits = own4.len == 4 && own6.len == 16;
     if (fits) {
@@ -50,7 +50,8 @@ static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
     }
     PyObject **places[GIVEN] = {&self->outlets,    &self->inlets,       &self->origins,   &self->transits, &self->on_frame,
                                 &self->on_virtual, &self->on_datagrams, &self->on_opened, &self->on_sent,  &self->on_heard,
-                                &self->on_passed,  &self->on_blocked,   &self->on_tap_error};
+                                &self->on_passed,  &self->on_blocked,   &self->on_tap_error,
+                                &self->on_turn,    &self->on_gone,      &self->on_dropped};
     for (int i = 0; i < GIVEN; i++) Py_XSETREF(*places[i], Py_NewRef(given[i]));
     self->fd = fd, self->takes_tcp = takes_tcp, self->takes_udp = takes_udp;
     self->out = PyMem_Malloc(65536 + 2048);
@@ -78,6 +79,9 @@ static int path_traverse(FastPath *self, visitproc visit, void *arg) {
     Py_VISIT(self->on_passed);
     Py_VISIT(self->on_blocked);
     Py_VISIT(self->on_tap_error);
+    Py_VISIT(self->on_turn);
+    Py_VISIT(self->on_gone);
+    Py_VISIT(self->on_dropped);
     Py_VISIT(self->outlet);
     for (int i = 0; i < self->sent_count; i++) Py_VISIT(self->sent_by[i]);
     for (int i = 0; i < self->heard_count; i++) Py_VISIT(self->heard_by[i]);
@@ -99,6 +103,9 @@ static int path_clear(FastPath *self) {
     Py_CLEAR(self->on_passed);
     Py_CLEAR(self->on_blocked);
     Py_CLEAR(self->on_tap_error);
+    Py_CLEAR(self->on_turn);
+    Py_CLEAR(self->on_gone);
+    Py_CLEAR(self->on_dropped);
     Py_CLEAR(self->outlet);
     while (self->sent_count > 0) Py_DECREF(self->sent_by[--self->sent_count]);
     while (self->heard_count > 0) Py_DECREF(self->heard_by[--self->heard_count]);
@@ -137,12 +144,15 @@ static int enter(FastPath *self) {
 static PyObject *leave(FastPath *self, int status, PyObject *answer) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    if (flush(self) < 0 || account_sent(self) < 0 || account_heard(self) < 0 || account_passed(self) < 0) {
-        if (type == NULL) {
-            status = -1;
-            PyErr_Fetch(&type, &value, &trace);
-        } else {
-            PyErr_WriteUnraisable((PyObject *)self);
+    int (*const parts[])(FastPath *) = {flush, account_sent, account_heard, account_passed, account_dropped};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        while (parts[i](self) < 0) { /* Each failure is of one batch or entry, which is not tried again. */
+            if (type == NULL) {
+                status = -1;
+                PyErr_Fetch(&type, &value, &trace);
+            } else {
+                PyErr_WriteUnraisable((PyObject *)self);
+            }
         }
     }
     self->running = 0;
@@ -156,7 +166,7 @@ static PyObject *leave(FastPath *self, int status, PyObject *answer) {
 
 PyDoc_STRVAR(read_frames_doc,
              "read_frames(frames, octets) -> bool\n\nTake what the TAP has, within bounds, then some of what waits. Whether "
-             "some still does. OSError: the device is gone.");
+             "some still does.");
 
 static PyObject *path_read_frames(FastPath *self, PyObject *args) {
     int frames;
@@ -187,8 +197,6 @@ static PyObject *path_close(FastPath *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
-static PyObject *path_dropped(FastPath *self, void *Py_UNUSED(closure)) { return PyLong_FromSsize_t(self->bulk_dropped); }
-
 static PyMethodDef path_methods[] = {
     {"read_frames", (PyCFunction)path_read_frames, METH_VARARGS, read_frames_doc},
     {"read_datagrams", (PyCFunction)path_read_datagrams, METH_VARARGS, read_datagrams_doc},
@@ -196,14 +204,9 @@ static PyMethodDef path_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef path_properties[] = {
-    {"bulk_dropped", (getter)path_dropped, NULL, "How many bulk frames found no room.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
 PyTypeObject FastPathType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "ipop._fastpath.FastPath",
-    .tp_doc = "Moves packets between a TAP and sockets. OSError when this machine's libcrypto can't be used.",
+    .tp_doc = "Moves packets between a TAP and sockets.",
     .tp_basicsize = sizeof(FastPath),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
@@ -212,7 +215,6 @@ PyTypeObject FastPathType = {
     .tp_clear = (inquiry)path_clear,
     .tp_dealloc = (destructor)path_dealloc,
     .tp_methods = path_methods,
-    .tp_getset = path_properties,
 };
 
 static int add_types(PyObject *module) {

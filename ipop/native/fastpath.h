@@ -5,10 +5,10 @@
  *     UDP -> batch -> transit of its label      -> marked -> one sendmsg to the circuit's other end
  *
  * It decides nothing. Python prepares an *outlet* for a destination, an *inlet* for a session's index, a *transit* for
- * each way through a circuit, all with *guards*: attributes of Python's objects that must still be what they were when it was prepared (the path in use, the
- * current keys, ...). Whatever has none of them, fails a guard, or is in any way unusual goes to Python as it
- * came, before anything was changed; counters and replay window are Python's own, read and written in its objects.
- * So there is one truth, and without this file everything works, only slower.
+ * each way through a circuit, all with *guards*: attributes of Python's objects that must still be what they were when
+ * it was prepared (the path in use, the current keys, ...). Whatever has none of them, fails a guard, or is in any way
+ * unusual goes to Python as it came, before anything was changed; counters and replay window are Python's own, read and
+ * written in its objects. So there is one truth, and without this file everything works, only slower.
  *
  * Never allocates by what a peer says; every read from a datagram is checked against its length first. No threads: the
  * caller holds the interpreter's lock throughout.
@@ -169,10 +169,11 @@ typedef struct {
     PyObject *outlets, *inlets, *origins;               /* dicts, by raw address, by index, by raw address */
     PyObject *transits;                                 /* dict: label -> tuple of transits */
     PyObject *on_frame, *on_virtual, *on_datagrams, *on_opened, *on_sent, *on_heard, *on_passed, *on_blocked,
-        *on_tap_error;
+        *on_tap_error, *on_turn, *on_gone, *on_dropped;
     double now;                                         /* CLOCK_BOOTTIME at this wake-up */
     /* from the TAP */
     int tap_busy;
+    int gave;                                           /* Python has had a frame since C last sent one */
     unsigned tap_wake_ups;
     uint8_t *frame;                                     /* where the next one is read to */
     Slot *bulk;                                         /* a ring of frames that wait */
@@ -206,6 +207,7 @@ int take_frames(FastPath *path, int frames, Py_ssize_t octets);
 int take_bulk(FastPath *path);
 int flush(FastPath *path);
 int account_sent(FastPath *path);
+int account_dropped(FastPath *path);
 int take_datagrams(FastPath *path, Mouth *mouth, int limit);
 int account_heard(FastPath *path);
 int account_passed(FastPath *path);

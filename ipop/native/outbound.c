@@ -18,6 +18,7 @@
 static PyObject *sent_name; /* interned "sent" */
 
 int route_open(const Route *route) {
+    if (route->mouth == NULL || route->mouth->queue == NULL) return 0;
     Py_ssize_t waiting = PyObject_Size(route->mouth->queue);
     return waiting != 0 ? (waiting < 0 ? -1 : 0) : mouth_open(route->mouth);
 }
@@ -68,6 +69,15 @@ int account_sent(FastPath *path) {
     return 0;
 }
 
+int account_dropped(FastPath *path) {
+    if (path->bulk_dropped == 0) return 0;
+    Py_ssize_t dropped = path->bulk_dropped;
+    path->bulk_dropped = 0;
+    PyObject *done = PyObject_CallFunction(path->on_dropped, "n", dropped);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 typedef struct {
     _Alignas(struct cmsghdr) uint8_t
         bytes[CMSG_SPACE(NOTE_BYTES) + CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
@@ -111,7 +121,10 @@ int transmit(FastPath *path, const Route *route, uint8_t *from, Py_ssize_t lengt
         add_note(&notes, six ? IPPROTO_IPV6 : IPPROTO_IP, six ? IPV6_TCLASS : IP_TOS, &traffic_class, sizeof traffic_class);
     }
     if (notes.used > 0) message.msg_control = notes.bytes, message.msg_controllen = notes.used;
-    if (sendmsg(route->mouth->fd, &message, MSG_DONTWAIT) >= 0) return 0;
+    /* Something that Python was told meanwhile may have closed the socket, and its number be another file's. */
+    int open = mouth_open(route->mouth);
+    if (open < 0) return -1;
+    if (open && sendmsg(route->mouth->fd, &message, MSG_DONTWAIT) >= 0) return 0;
 blocked:;
     PyObject *done = PyObject_CallFunction(path->on_blocked, "Oy#ii", route->endpoint, from, length, size, traffic_class);
     Py_XDECREF(done);
@@ -122,6 +135,10 @@ int flush(FastPath *path) {
     Outlet *outlet = path->outlet;
     if (outlet == NULL) return 0;
     path->outlet = NULL;
+    if (path->count == 0) { /* It could not be sealed. */
+        Py_DECREF(outlet);
+        return 0;
+    }
     outlet->sealed_octets += path->length;
     int status = transmit(path, &outlet->route, path->out, path->length, path->size, path->traffic_class);
     Py_DECREF(outlet);
@@ -259,13 +276,14 @@ static Outlet *outlet_of(FastPath *path, const uint8_t *ethernet, Py_ssize_t byt
         return NULL;
     }
     PyObject *found = find(path->outlets, to, to_bytes);
-    if (found == NULL) return NULL;
-    int usable = Py_IS_TYPE(found, &OutletType) ? outlet_usable(path, (Outlet *)found) : 0;
+    if (found == NULL || !Py_IS_TYPE(found, &OutletType) || ((Outlet *)found)->cipher == NULL) return NULL;
+    Outlet *outlet = (Outlet *)found;
+    int usable = outlet_usable(path, outlet);
     if (usable == 1) {
-        *traffic_class &= ((Outlet *)found)->class_mask;
-        return (Outlet *)found;
+        *traffic_class &= outlet->class_mask;
+        return outlet;
     }
-    if (usable == 0 && PyObject_Size(((Outlet *)found)->route.mouth->queue) == 0) {
+    if (usable == 0 && PyObject_Size(outlet->route.mouth->queue) == 0) {
         PyObject *key = PyBytes_FromStringAndSize((const char *)to, to_bytes);
         if (key != NULL && PyDict_DelItem(path->outlets, key) < 0) PyErr_Clear();
         Py_XDECREF(key);
@@ -276,7 +294,17 @@ static Outlet *outlet_of(FastPath *path, const uint8_t *ethernet, Py_ssize_t byt
 static int give(FastPath *path, PyObject *callback, const uint8_t *frame, Py_ssize_t bytes) {
     /* In order: what has been gathered goes first. */
     if (flush(path) < 0 || account_sent(path) < 0) return -1;
+    path->gave = 1;
     PyObject *done = PyObject_CallFunction(callback, "y#", frame, bytes);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Python gathers too: what it was given before must go first. */
+static int take_turn(FastPath *path) {
+    if (!path->gave) return 0;
+    path->gave = 0;
+    PyObject *done = PyObject_CallNoArgs(path->on_turn);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -289,7 +317,9 @@ static int send_frame(FastPath *path, const uint8_t *frame, Py_ssize_t bytes) {
     if (outlet != NULL) {
         Py_INCREF(outlet); /* Python may drop it meanwhile. */
         const uint8_t *packet = frame + BEFORE_PACKET;
-        if (!incomplete) {
+        if (take_turn(path) < 0) {
+            taken = -1;
+        } else if (!incomplete) {
             const uint8_t head[1] = {KIND_PACKET};
             taken = gather(path, outlet, traffic_class, head, 1, packet, bytes - BEFORE_PACKET);
         } else if (frame[1]) {
@@ -343,6 +373,7 @@ static void used(FastPath *path, uint8_t *bytes) {
 /* Read what the TAP has, within bounds. 0, or -1 with an exception. */
 int take_frames(FastPath *path, int frames, Py_ssize_t octets) {
     path->tap_wake_ups++;
+    path->gave = 0;
     for (int number = 0; number < frames && path->fd >= 0; number++) {
         if (path->frame == NULL && (path->frame = fresh(path)) == NULL) return -1;
         ssize_t bytes = read(path->fd, path->frame, FRAME_BYTES);
@@ -353,9 +384,9 @@ int take_frames(FastPath *path, int frames, Py_ssize_t octets) {
             }
             int error = errno;
             if (flush(path) < 0) return -1;
-            errno = error;
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
+            PyObject *done = PyObject_CallFunction(path->on_gone, "i", error);
+            Py_XDECREF(done);
+            return done == NULL ? -1 : 0;
         }
         uint8_t *frame = path->frame;
         if (bytes < BEFORE_PACKET) continue; /* The kernel gives no such frame. */

@@ -14,6 +14,7 @@ int guards_take(Guards *guards, PyObject *tuples) {
         PyErr_SetString(PyExc_ValueError, "guards are a tuple of at most 12");
         return -1;
     }
+    guards_clear(guards);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuples); i++) {
         Guard guard;
         if (!PyArg_ParseTuple(PyTuple_GET_ITEM(tuples, i), "OUO", &guard.object, &guard.name, &guard.expected))
@@ -67,7 +68,13 @@ static int mouth_init(Mouth *self, PyObject *args, PyObject *Py_UNUSED(keywords)
 }
 
 int mouth_open(Mouth *mouth) {
-    PyObject *open = PyObject_GetAttrString(mouth->port, "is_open");
+    static PyObject *is_open_name;
+    if (mouth->port == NULL) {
+        PyErr_SetString(PyExc_ValueError, "a mouth without a port");
+        return -1;
+    }
+    if (is_open_name == NULL && (is_open_name = PyUnicode_InternFromString("is_open")) == NULL) return -1;
+    PyObject *open = PyObject_GetAttr(mouth->port, is_open_name);
     int status = open == NULL ? -1 : open == Py_True;
     Py_XDECREF(open);
     return status;
@@ -133,8 +140,8 @@ static socklen_t socket_address(PyObject *endpoint, struct sockaddr_storage *to)
 
 static int route_take(Route *route, PyObject *mouth, PyObject *endpoint) {
     if ((route->to_bytes = socket_address(endpoint, &route->to)) == 0) return -1;
-    route->mouth = (Mouth *)Py_NewRef(mouth);
-    route->endpoint = Py_NewRef(endpoint);
+    Py_XSETREF(route->mouth, (Mouth *)Py_NewRef(mouth));
+    Py_XSETREF(route->endpoint, Py_NewRef(endpoint));
     return 0;
 }
 

@@ -12,7 +12,7 @@ from dht.node import Node
 from sims.attack import Attack, turn
 from sims.churn import PRESETS, load_trace, replay, sessions
 from sims.constructed import construct
-from sims.engine import NeverHappened
+from sims.errors import NeverHappened
 from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
 from sims.scenario.options import DataFile, option, share

@@ -5,6 +5,7 @@ neither: it reads nothing, injects nothing, joins nothing, and what it sends aga
 from __future__ import annotations
 
 import json
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ def test_a_stranger_with_a_valid_certificate_reads_injects_and_joins_nothing(gro
     # Read: no answer but "no edge here", which says no more than a node that knows no such group.
     for spoils in (closed, named):
         assert set(spoils["heard"]) <= {Inner.KEEPALIVE}, spoils["heard"]
-        assert spoils["entries"], "it found no entry: nothing was proven of what they show"
+        assert spoils["entries"], f"it found no entry, so nothing is proven of what they show: {spoils}"
     for value in map(bytes.fromhex, closed["entries"]):
         assert not any(identity.static_public in value or name.encode() in value for name, identity in members.items())
     # Inject: every message refused and counted, where the group's members see it, and nothing else changed.
@@ -169,3 +170,15 @@ def test_what_a_stranger_sends_again_of_what_members_told_each_other_changes_not
     print(f"{len(captured)} datagrams, repeated from two addresses: {refused} refused")
     assert refused >= 2 * len(captured)
     groups.wait_whole()
+
+
+def test_a_groups_secret_is_in_no_log_and_in_no_file_that_others_may_read(groups: Groups) -> None:
+    secret = GroupSecret.from_text(groups.secret_file.read_text()).secret
+    for name in MEMBERS:
+        host = groups.hosts[name]
+        log = groups.nodes[name].log()
+        assert log and secret.hex() not in log
+        holding = [file for file in host.state.iterdir() if secret in file.read_bytes()]
+        assert [file.name for file in holding] == ["groups"]
+        for file in (*holding, groups.secret_file, host.control):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
