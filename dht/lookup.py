@@ -2,8 +2,9 @@
 
     plain:  each point is asked by the one greedy route; a majority's word is enough
     robust: as plain, but a point that has shown no record after ROUND_S is asked again through deputies, new ones in
-            each round; over when a majority of the points has answered and there is a record, or every deputy was
-            asked and has answered or failed
+            each round, and from the second round on half of them beside the point, where the record's other keeper
+            is; over when a majority of the points has answered and there is a record, or every deputy was asked and
+            has answered or failed
 
 Points are equally spaced, so that routes to them have few nodes in common; with deputies, neither have routes to one
 point. Records are signed and numbered: whatever members on the way or at a point do, they can only withhold, and the
@@ -22,7 +23,7 @@ from typing import Final, Protocol
 from dht.certificate import Network
 from dht.errors import BadDatagram
 from dht.host import Host
-from dht.ids import key_of
+from dht.ids import RING, key_of
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.peer import Peer
 from dht.records import REPLICAS, Record, replica_points
@@ -56,7 +57,7 @@ class GetResult:
 
 class Lookup:
     """One get on its way. `done` is called once: with what a majority says, or (`first`) as soon as any valid record is
-    there. `deputies` is given when the reading is to be robust."""
+    there. `deputies` is given when the reading is to be robust; `spacing` is how far apart members are on average."""
 
     def __init__(
         self,
@@ -69,9 +70,11 @@ class Lookup:
         *,
         first: bool = False,
         deputies: Deputies | None = None,
+        spacing: int = 0,
     ) -> None:
         self._host, self._network, self._clock, self._name = host, network, clock, name
         self._ask_nearest, self._done, self._first, self._deputies = ask_nearest, done, first, deputies
+        self._spacing = spacing
         self._key = key_of(name)
         self._points = replica_points(self._key)
         self._newest: dict[int, Record] = {}  # by owner
@@ -94,18 +97,30 @@ class Lookup:
         if self._deputies is None or not self._rounds or self._told:
             return
         needy = [point for point in self._points if not self._held.get(point)]
-        for _ in range(DEPUTIES_A_ROUND):
+        for number in range(DEPUTIES_A_ROUND):
             for point in needy:
                 if not self._left:
                     self._left = self._deputies.deputies(REPLICAS * DEPUTIES_A_ROUND)
                 if self._left:
                     self._under_way += 1
-                    self._deputies.fetch(self._left.pop(), point, self._key, partial(self._answered, point))
+                    beside = bool(number % 2) and self._rounds < ROUNDS and self._spacing > 0
+                    place = self._beside(point) if beside else point
+                    done = partial(self._answered_beside if beside else self._answered, point)
+                    self._deputies.fetch(self._left.pop(), place, self._key, done)
         self._rounds = self._rounds - 1 if needy else 0
         if self._rounds:
             self._host.call_later(ROUND_S, self._round)
         else:
             self._judge()
+
+    def _beside(self, point: int) -> int:
+        """Where the nearest member is often the second nearest to `point`: the first may be what withholds."""
+        return (point + self._host.rng.randrange(-self._spacing, self._spacing)) % RING
+
+    def _answered_beside(self, point: int, answer: Message | None) -> None:
+        """Who shows nothing there need not be a keeper: only a record speaks for the point."""
+        shown = isinstance(answer, Fetched) and any(self._read(raw) is not None for raw in answer.records)
+        self._answered(point, answer if shown else None)
 
     def _answered(self, point: int, answer: Message | None) -> None:
         self._under_way -= 1

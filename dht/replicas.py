@@ -18,7 +18,7 @@ from dht.delegation import Delegation
 from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.identity import Identity
-from dht.ids import nearest
+from dht.ids import RING, nearest
 from dht.lookup import MAJORITY, WITHDRAWN_LIVES_S, Ask, GetResult, Lookup
 from dht.messages import MAX_RECORDS, Fetch, Fetched, Message, Store, Stored
 from dht.near import Near
@@ -136,9 +136,17 @@ class Replicas:
     def get(self, name: str, done: Callable[[GetResult], None], *, first: bool = False, robust: bool = False) -> None:
         """Look `name` up at all replica points. `done` is called once: with what a majority says, or (`first`) as
         soon as any valid record is there. `robust`: points that show nothing are asked again through deputies."""
-        deputies = self._delegation if robust else None
-        network = self._identity.network
-        Lookup(self._host, network, self._clock, name, self._ask_nearest, done, first=first, deputies=deputies).start()
+        Lookup(
+            self._host,
+            self._identity.network,
+            self._clock,
+            name,
+            self._ask_nearest,
+            done,
+            first=first,
+            deputies=self._delegation if robust else None,
+            spacing=RING // self._near.lists.size_estimate(),
+        ).start()
 
     def republish(self) -> None:
         """The node has just become a member: publish everything."""

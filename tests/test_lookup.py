@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from dht.delegation import MAX_QUESTIONS_A_PEER
-from dht.ids import RING, key_of
+from dht.ids import RING, key_of, nearest
 from dht.lookup import DEPUTIES_A_ROUND, MAJORITY, ROUNDS, GetResult, Lookup
 from dht.messages import Fetched, FetchFor, Find, Message, StoreFor, Suspect
 from dht.node import Node, PutResult
@@ -37,7 +37,7 @@ def record(sequence: int = 1) -> Record:
 class Ring:
     """What a lookup sees of the world: questions by routes, questions by deputies, answered as a test decides."""
 
-    def __init__(self, *, deputies: int = 100, robust: bool = True, first: bool = False) -> None:
+    def __init__(self, *, deputies: int = 100, robust: bool = True, first: bool = False, spacing: int = 0) -> None:
         self.engine = Engine(1)
         host = Network(self.engine, Constant(10.0)).host()
         self.routed: dict[int, Callable[[Message | None], None]] = {}
@@ -48,8 +48,8 @@ class Ring:
         self.peers = [Peer(identity.member, b"", START_S, carrier) for identity in make_identities(deputies, 2)]
         clock = lambda: START_S  # noqa: E731
         ours = self if robust else None
-        lookup = Lookup(host, make_network(1), clock, NAME, self.ask, self.results.append, first=first, deputies=ours)
-        lookup.start()
+        tell = self.results.append
+        Lookup(host, make_network(1), clock, NAME, self.ask, tell, first=first, deputies=ours, spacing=spacing).start()
 
     def ask(self, point: int, message: Message, answers: object, done: Callable[[Message | None], None]) -> None:
         if message.CODE == 18:
@@ -67,6 +67,25 @@ class Ring:
 
 def holding(*records: Record) -> Fetched:
     return Fetched(tuple(each.raw for each in records), 1)
+
+
+def test_the_other_keeper_is_sought_beside_a_point_and_speaks_for_it_only_with_a_record() -> None:
+    spacing = RING // 100
+    ring = Ring(spacing=spacing)
+    ring.engine.run_for(1.0)
+    assert all(place in POINTS for _, place, _ in ring.by_deputy), "the first round asks at the points"
+    ring.engine.run_for(1.0)
+    beside = [(place, done) for _, place, done in ring.by_deputy if place not in POINTS]
+    assert len(beside) == REPLICAS == len(ring.by_deputy) // 4
+    for place, _ in beside:
+        assert min(min((place - point) % RING, (point - place) % RING) for point in POINTS) <= spacing
+    for _, done in beside[:-1]:
+        done(holding())
+    beside[-1][1](holding(record()))
+    assert not ring.results, "three members that show nothing there are no majority"
+    for point in POINTS[:MAJORITY]:
+        ring.routed[point](holding())
+    assert [(len(found.records), found.answered) for found in ring.results] in ([(1, 3)], [(1, 4)])
 
 
 def test_a_robust_lookup_that_is_answered_at_once_asks_nobody_else() -> None:
@@ -141,7 +160,9 @@ def grown(nodes: int, seed: int) -> World:
 def test_a_node_works_for_each_peer_within_bounds_and_answers_the_rest_with_silence() -> None:
     world = grown(12, 3)
     one = world.nodes[0]
-    peer = one.parts.delegation.deputies(1)[0]
+    # Not one who answers at once, being nearest to the point itself.
+    (nearest_id,) = nearest(1 << 100, [node.id for node in world.nodes], 1)
+    peer = next(peer for peer in one.parts.delegation.deputies(12) if peer.id != nearest_id)
     deputy = next(node for node in world.nodes if node.id == peer.id)
     answers: list[Message | None] = []
     for _ in range(MAX_QUESTIONS_A_PEER + 5):
@@ -192,7 +213,7 @@ def test_hostile_members_on_the_way_withhold_from_plain_lookups_and_not_from_rob
 def test_an_owner_that_finds_no_majority_stores_through_deputies() -> None:
     world = grown(60, 2)
     rng = world.engine.rng
-    hostile = rng.sample(world.nodes, 15)
+    hostile = rng.sample(world.nodes, 8)
     for node in hostile:
         turn(node, Attack.DROP, rng)
     sound = [node for node in world.nodes if node not in hostile]

@@ -141,7 +141,7 @@ def test_packets_of_a_ring_without_taps_are_refused() -> None:
 def test_unanswered_lookups_are_counted_as_failed() -> None:
     performed = run(
         "nodes = 4\nduration_s = 2\ndrain_s = 0\n[[fault]]\nkind = 'loss'\nloss = 1.0\n"
-        "[[workload]]\nkind = 'lookups'\nat_s = 0.5\ncount = 10\nrate_per_s = 10\n"
+        "[[workload]]\nkind = 'lookups'\nat_s = 1.9\ncount = 10\nrate_per_s = 1000\n"
     )
     lookups = rows(performed, "lookup")
     assert len(lookups) == 10
