@@ -3,6 +3,7 @@
 # make check  lint, format, types, tests
 # make bench  beside the other tunnels that this machine has, in one table; ARGS="--quick --loss 1", see sims/lab/bench.py
 # make sim, make figures, make footprint: more seeds, and the figures that release notes quote
+# make compiled: the simulator half as fast again, from C in build/compiled (optional; takes minutes)
 # Each does all of its own set-up, see scripts/setup.sh.
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
@@ -11,13 +12,13 @@ TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft socat miniupnpd \
 	avahi-daemon avahi-browse avahi-publish dbus-daemon
 # Tests with real nodes measure seconds, but mostly wait: tests in simulated time, which care for no clock, fill the
 # processors meanwhile. Tests that read a real clock, or start programs, run before both.
-CLOCKED := $(patsubst %,tests/test_%.py,aio authority_files cli control device disk_trouble ecn files host_contract \
-	layering lean offload_paths packet_loop scenario_run sim_command sim_examples sizes speed stun_query udp udp_batch wire)
+CLOCKED := $(patsubst %,tests/test_%.py,aio authority_files cli control device disk_trouble ecn fastpath fastpath_faults \
+	fastpath_nodes files host_contract layering lean offload_paths packet_loop scenario_run sim_command sim_examples sizes speed stun_query udp udp_batch wire)
 # What a script starts in its background ignores SIGINT; the tests mean signals to do what they usually do.
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
 JOBS ?= 2
 
-.PHONY: demo test unit clocked simulated e2e soak bench check lint footprint figures sim setup clean
+.PHONY: demo test unit clocked simulated e2e soak fuzz bench check lint footprint figures sim compiled setup clean
 
 demo:
 	@scripts/setup.sh $(DEMO_TOOLS)
@@ -47,6 +48,10 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# The data path in C, built with sanitizers, beside Python's: two minutes of good and hostile packets. SECONDS=600 SEED=7
+fuzz: setup
+	scripts/fuzz.sh $(or $(SECONDS),120) $(SEED)
 
 # Full: three rounds, about 25 minutes; ARGS=--quick: one, about 3.
 bench:
@@ -81,6 +86,11 @@ sim: setup
 			echo "$$scenario: left out, P2PVPN_DATA names no folder with its trace"; continue; fi; \
 		$(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
 	done
+
+# For long simulations: the code in which they spend their time, compiled to C in build/compiled. Minutes.
+compiled:
+	@scripts/setup.sh gcc
+	$(PYTHON) scripts/compiled.py
 
 setup:
 	@scripts/setup.sh $(TEST_TOOLS)

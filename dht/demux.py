@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 COMPLAIN_EVERY_S = 1.0
 _TRAFFIC = frozenset(bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL))
 _ROUTED, _PACKET, _TRANSPORT = bytes((Inner.ROUTED,)), bytes((Inner.PACKET,)), bytes((TRANSPORT,))
-_SEGMENT = int(Inner.SEGMENT)
+_SEGMENT, _CONTROL = int(Inner.SEGMENT), int(Inner.CONTROL)  # Plain: asking a class for a member costs more than int
 _KIND = itemgetter(slice(0, 1))
 _ROUTED_ALIKE = itemgetter(slice(0, 1 + HEADER_BYTES))
 _BROADCAST = bytes((Inner.BROADCAST,))
@@ -150,6 +150,13 @@ class Demux:
                 self.run(peer.member, run, each_bytes)
                 return
             plaintexts = [bytes(run[start : start + each_bytes]) for start in range(0, len(run), each_bytes)]
+        self.take_opened(peer, plaintexts, path)
+        head = bytes(buffer[:skip])
+        for datagram in refused:
+            one(head + datagram)
+
+    def take_opened(self, peer: Peer, plaintexts: Sequence[bytes], path: Path | None) -> None:
+        """Handle what a session opened together, in order."""
         if set(map(_KIND, plaintexts)) <= _TRAFFIC:
             if plaintexts:
                 peer.demand_at = peer.heard_at
@@ -167,9 +174,6 @@ class Demux:
                         self._deliver_each(peer, alike, path)
                 except BadDatagram as refusal:
                     self._refuse(refusal, path)
-        head = bytes(buffer[:skip])
-        for datagram in refused:
-            one(head + datagram)
 
     def _take_run_apart(self, member: Member, run: memoryview, size: int) -> None:
         self.traffic(member, [bytes(run[start : start + size]) for start in range(0, len(run), size)])
@@ -244,13 +248,14 @@ class Demux:
             return
         if not plaintext or plaintext[0] == Inner.KEEPALIVE:
             return
+        if plaintext[0] == _CONTROL:
+            self.exchange.from_session(peer, plaintext[1:], path)
+            return
         match plaintext[0]:
             case Inner.SEGMENT | Inner.PARTIAL:
                 peer.demand_at = peer.heard_at
                 peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
-            case Inner.CONTROL:
-                self.exchange.from_session(peer, plaintext[1:], path)
             case Inner.SIZE if path is not None:
                 self.sessions.take_size(peer, plaintext, path)
             case Inner.ROUTED if path is not None:

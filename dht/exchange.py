@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Flag, auto
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from dht.edge import Edge
 from dht.envelope import Content, Envelope, Inner, Mode
 from dht.errors import BadDatagram
 from dht.host import Endpoint, Host
-from dht.messages import Kind, Message, pack_control, split_control
-from dht.packing import Fields
+from dht.messages import Control, Kind, Message, pack_control, split_control
 from dht.path import Path, endpoint_of
 from dht.peer import Peer
 from dht.requests import TIMEOUTS_S, Requests
@@ -35,8 +34,7 @@ class Way(Flag):
     ROUTED = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """Where a message came from, and the way back. `peer` is None when it was routed, `endpoint` when it did not come
     straight from its sender."""
 
@@ -84,11 +82,8 @@ class Exchange:
         vital: bool = False,
     ) -> None:
         """Ask over a session; `vital` as in Requests."""
-
-        def send(packed: bytes) -> None:
-            edge.send(_CONTROL + packed, expects_answer=True)
-
-        self._requests.ask(send, message, answers, done, timeouts_s, vital=vital)
+        send = partial(edge.send, expects_answer=True)
+        self._requests.ask(send, message, answers, done, timeouts_s, before=_CONTROL, vital=vital)
 
     def ask_nearest(
         self,
@@ -99,10 +94,7 @@ class Exchange:
         timeouts_s: Sequence[float] = TIMEOUTS_S,
     ) -> None:
         """Ask whoever is nearest to `target` on the ring."""
-
-        def send(packed: bytes) -> None:
-            self._router.send(Mode.NEAREST, Content.CONTROL, target, packed)
-
+        send = partial(self._router.send, Mode.NEAREST, Content.CONTROL, target)
         self._requests.ask(send, message, answers, done, timeouts_s)
 
     # Receiving
@@ -110,48 +102,37 @@ class Exchange:
     def from_session(self, peer: Peer, data: bytes, path: Path | None, edge: Edge | None = None) -> None:
         """A control message came over a peer's session. `edge` is what the ring has of that peer, when that is not the
         peer itself. Raises BadDatagram."""
-        back = peer if edge is None else edge
-
-        def reply(kind: Kind, transaction: int, message: Message) -> None:
-            back.answer(_CONTROL + pack_control(message, kind, transaction), path)
-
-        self._take(data, Way.SESSION, peer.id, peer, endpoint_of(path), peer.hops, reply)
-
-    def from_ring(self, envelope: Envelope, hops: int) -> None:
-        """A control message came to the end of its way over the ring. Raises BadDatagram."""
-
-        def reply(kind: Kind, transaction: int, message: Message) -> None:
-            packed = pack_control(message, kind, transaction)
-            self._router.send(Mode.EXACT, Content.CONTROL, envelope.source, packed)
-
-        self._take(envelope.payload, Way.ROUTED, envelope.source, None, None, hops, reply)
-
-    def _take(
-        self,
-        data: bytes,
-        way: Way,
-        source: int,
-        peer: Peer | None,
-        endpoint: Endpoint | None,
-        hops: int,
-        answer: Callable[[Kind, int, Message], None],
-    ) -> None:
         control = split_control(data)
         if control.kind is Kind.ANSWER:
             self._requests.answered(control)
             return
+        reply = partial(self._answer, peer if edge is None else edge, path, control.transaction)
+        incoming = Incoming(peer.id, peer, endpoint_of(path), peer.hops, reply)
+        self._handle(control, Way.SESSION, incoming)
+
+    def from_ring(self, envelope: Envelope, hops: int) -> None:
+        """A control message came to the end of its way over the ring. Raises BadDatagram."""
+        control = split_control(envelope.payload)
+        if control.kind is Kind.ANSWER:
+            self._requests.answered(control)
+            return
+        reply = partial(self._answer_over_ring, envelope.source, control.transaction)
+        self._handle(control, Way.ROUTED, Incoming(envelope.source, None, None, hops, reply))
+
+    def _answer(self, edge: Edge, path: Path | None, transaction: int, message: Message) -> None:
+        edge.answer(_CONTROL + pack_control(message, Kind.ANSWER, transaction), path)
+
+    def _answer_over_ring(self, asker: int, transaction: int, message: Message) -> None:
+        self._router.send(Mode.EXACT, Content.CONTROL, asker, pack_control(message, Kind.ANSWER, transaction))
+
+    def _handle(self, control: Control, way: Way, incoming: Incoming) -> None:
         entry = self._handlers.get(control.code)
         if entry is None:
             self._counters["message_unknown"] += 1
             return
         message_type, allowed, handler = entry
-        if way not in allowed:
+        if allowed is not way and way not in allowed:
             raise BadDatagram(f"a {message_type.__name__} must not come this way")
-        message = message_type.read(Fields.parse(control.body, message_type.__name__))
-
-        def reply(reply_message: Message) -> None:
-            answer(Kind.ANSWER, control.transaction, reply_message)
-
-        returned = handler(Incoming(source, peer, endpoint, hops, reply), message)
+        returned = handler(incoming, message_type.parse(control.body))
         if returned is not None and control.kind is Kind.ASK:
-            reply(returned)
+            incoming.reply(returned)

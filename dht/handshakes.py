@@ -3,6 +3,7 @@
     attempt:  begin -> (initiation sent, up to len(RETRY_S) times) -> established | failed(reason)
 
 Awkward cases, and what is done:
+- who is to be dialled has just been answered: it is given the time of one try to come up by itself;
 - both ends begin at once: the end with the lower id ignores the other's initiation if it came from where its own
   was sent, and the higher answers; after two tries neither ignores any more, as one direction may be blocked;
 - a captured initiation is sent again: its mac1 was seen or its counter accepted before; nothing is answered;
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dht.certificate import Member
 from dht.contact import Contact
@@ -127,7 +129,11 @@ class Handshakes:
         compact = known is not None and known.static == contact.static and bool(known.session.keypairs())
         attempt = Attempt(contact, wanted, compact, waiting=[] if done is None else [done])
         attempts.append(attempt)
-        self._try(attempt)
+        if known is not None and not known.up and known.session.answered(self._host.now() - RETRY_S[0]):
+            # Neighbours tell of a newcomer that has just dialled us: its first packet is on its way, and settles this.
+            attempt.timer = self._host.call_later(RETRY_S[0], partial(self._try, attempt))
+        else:
+            self._try(attempt)
 
     def _join(self, attempt: Attempt, paths: tuple[Path | None, ...], done: Done | None) -> None:
         if done is not None:
@@ -212,7 +218,7 @@ class Handshakes:
             return
         self.arrived(path)
         if self._identity.member.id < member.id and any(
-            path in attempt.paths and attempt.tries <= IGNORE_CROSSING_TRIES and not attempt.compact
+            path in attempt.paths and 0 < attempt.tries <= IGNORE_CROSSING_TRIES and not attempt.compact
             for attempt in self._attempts.get(member.id, ())
         ):
             self._counts["initiation_crossed"] += 1
@@ -325,7 +331,7 @@ class Handshakes:
         self._by_index[index] = attempt
         attempt.sent_at = now
         attempt.said_joined = payload.member
-        attempt.timer = self._host.call_later(RETRY_S[attempt.tries], lambda: self._try(attempt))
+        attempt.timer = self._host.call_later(RETRY_S[attempt.tries], partial(self._try, attempt))
         attempt.tries += 1
         for path in attempt.paths:
             self._carry(datagram, path, attempt.contact.id)

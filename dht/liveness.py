@@ -2,6 +2,7 @@
 
     quiet -> (something that calls for an answer had none for SUSPECT_AFTER_S, or the edge's interval is over)
           -> ping, again after each timeout; suspect once one went unanswered; lost after PROBES of them
+    quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
 One tick a node, not one timer a peer, and none where nobody can be due. Also notices that the machine slept: the clock
@@ -11,6 +12,7 @@ jumps between two ticks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 
 from dht.host import Host, Timer
@@ -22,6 +24,8 @@ MAX_PAUSE_S = 2 * TICK_S  # between two ticks while nothing is awaited; new neig
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
 MIN_PROBE_S = 0.4
+MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
+FRESH_S = 1.0  # who was heard this recently is entrusted with anything
 ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
 EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
 # An edge that this end doesn't want is given up when it may lead nowhere, for a NAT may have forgotten it: the other
@@ -79,6 +83,20 @@ class Liveness:
         peer.ping_at = now
         self.ping(peer)
 
+    def entrust(self, peer: Peer) -> None:
+        """`peer` was given what it is to pass on. Perhaps nothing will come back by this edge, and who asked has little
+        patience: make sure at once that it is there, unless it was just heard."""
+        now = self._host.now()
+        if peer.probes == 0 and peer.up and peer.path is not None and now - peer.path_heard_at >= FRESH_S:
+            self.probe(peer)
+            wait_s = max(MIN_SUSPICION_S, 2.0 * (peer.rtt_s or 0.0))
+            self._host.call_later(wait_s, partial(self._doubt, peer, peer.path_heard_at))
+
+    def _doubt(self, peer: Peer, heard_at: float) -> None:
+        if self._timer is not None and peer.probes and not peer.suspect and peer.path_heard_at == heard_at:
+            peer.suspect = True
+            self.suspected(peer)
+
     def _tick(self) -> None:
         now = self._host.now()
         gap_s = now - self._ticked_at
@@ -121,7 +139,7 @@ class Liveness:
         while calm and calm[0][0] <= now:
             _, number, peer = heappop(calm)
             restless[number] = peer
-        for number in sorted(restless):
+        for number in sorted(restless) if len(restless) > 1 else tuple(restless):
             peer = restless[number]
             limit_s = ADJACENT_S if peer.id in adjacent else edge_s
             if peers.get(peer.id) is not peer:

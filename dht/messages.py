@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from dht.contact import Contact
 from dht.coordinate import COORDINATE_BYTES, Coordinate
@@ -29,7 +29,7 @@ MAX_CONTACT_BYTES = 180
 MAX_RECORD_BYTES = 2048
 MAX_RECORDS = 3
 HEAD_BYTES = 8
-REMEMBERED = 4096  # answers to pings, once packed
+REMEMBERED = 4096  # pings and their answers, once packed, and once read
 FIRST_APPLICATION_CODE = 1024
 _HEADER = Struct(">HBQ")
 
@@ -53,6 +53,7 @@ class Message:
 
     __slots__ = ()
     CODE: ClassVar[int]
+    SAYS_THE_SAME: ClassVar[bool] = False  # for hours: so that what was read is remembered
 
     def fields(self) -> dict[int, Value]:
         """The message as a map of small integers to values that `dht.packing` takes."""
@@ -66,6 +67,14 @@ class Message:
     def read(cls, fields: Fields) -> Self:
         """The message in `fields`. Raises BadDatagram for values out of range."""
         return cls()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """The message whose `body` this is. Raises BadDatagram."""
+        if cls.SAYS_THE_SAME:
+            message: Self = _read_again(cls, body)  # type: ignore[arg-type]  # it takes a class for unhashable
+            return message
+        return cls.read(Fields.parse(body, cls.__name__))
 
 
 class Control(NamedTuple):
@@ -126,6 +135,7 @@ class Ping(Message):
     """Are you there? I am (not) a member of the ring, at this coordinate if I know it. Measures the round trip too."""
 
     CODE = 1
+    SAYS_THE_SAME = True
     joined: bool
     coordinate: Coordinate | None = None
 
@@ -150,6 +160,7 @@ class Pong(Message):
     coordinate, if I know it."""
 
     CODE = 2
+    SAYS_THE_SAME = True
     joined: bool
     observed: Endpoint | None
     hops: int
@@ -173,13 +184,20 @@ def _pack_bare_pong(joined: bool, observed: Endpoint, hops: int) -> bytes:
     return pack(Pong(joined, observed, hops).fields())
 
 
+def _read_message(kind: type[Message], body: bytes) -> Any:
+    return kind.read(Fields.parse(body, kind.__name__))
+
+
 _bare_pong = lru_cache(maxsize=REMEMBERED)(_pack_bare_pong)
+# Refusals raise, and so aren't remembered.
+_read_again = lru_cache(maxsize=REMEMBERED)(_read_message)
 
 
 def remember(entries: int) -> None:
-    """Remember so many answers to pings, for a process in which more nodes than usual live."""
-    global _bare_pong  # noqa: PLW0603
+    """Remember so many pings and answers, for a process in which more nodes than usual live."""
+    global _bare_pong, _read_again  # noqa: PLW0603
     _bare_pong = lru_cache(maxsize=entries)(_pack_bare_pong)
+    _read_again = lru_cache(maxsize=entries)(_read_message)
 
 
 @dataclass(frozen=True, slots=True)

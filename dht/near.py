@@ -5,8 +5,9 @@
     OUTSIDE -> (no member found for ALONE_AFTER_S) -> MEMBER of a ring of one, which merges with any ring it meets
     MEMBER -> (a ring of one met another; a side of the lists is lost) -> OUTSIDE, and every edge is told at once
 
-A member stabilizes with its immediate neighbours on a timer and whenever something changed, tells them at once when
-its lists change, and now and then asks a far node who is near its own id: this is what heals rings that split.
+A member stabilizes with its immediate neighbours soon after every change and then less and less often, tells them at
+once when its lists change, and now and then asks a far node who is near its own id: this is what heals rings that
+split.
 Sources: Chord (SIGCOMM 2001) section 4.4; Zave (TSE 2017) for what may change a list (`dht.ring`); ring merging
 after Shafaat et al., "Handling network partitions and mergers in structured overlay networks" (P2P 2007).
 """
@@ -27,7 +28,9 @@ from dht.messages import FindFor, Found, Message, Neighbors, NeighborsRequest, S
 from dht.ring import NearLists
 
 ALIVE_S = 2.0  # who was heard this recently is surely there
-STABILIZE_S = 30.0  # changes are told at once; this finds what was lost on the way
+# After a change, then twice as long each time, up to the second. Changes are told at once, but only to who is adjacent:
+# of nodes that come together, each learns by asking who came between.
+STABILIZE_S = (0.5, 30.0)
 PUSH_AFTER_S = 0.05  # changes that come together are told together
 LOOK_AROUND_S = 120.0
 ALONE_AFTER_S = 3.0
@@ -43,8 +46,11 @@ class Place(Enum):
 
 def digest(neighbors: Neighbors) -> bytes:
     """What a NeighborsRequest names the last answer by."""
-    ids = [neighbors.joined, *(c.pack() for c in (neighbors.sender, *neighbors.predecessors, *neighbors.successors))]
-    return blake2b(repr(ids).encode(), digest_size=8).digest()
+    summary = bytearray((neighbors.joined, len(neighbors.predecessors)))
+    for contact in (neighbors.sender, *neighbors.predecessors, *neighbors.successors):
+        packed = contact.pack()
+        summary += len(packed).to_bytes(2, "big") + packed
+    return blake2b(summary, digest_size=8).digest()
 
 
 class Near:
@@ -67,9 +73,8 @@ class Near:
         self.lists = NearLists(me)
         self.place = Place.OUTSIDE
         self.running = False
-        # `eager_s`: if given, so long after a change the first time, then longer and longer up to `stabilize_s`.
-        self.stabilize_s, self.look_around_s = STABILIZE_S, LOOK_AROUND_S
-        self.eager_s: float | None = None
+        self.eager_s, self.stabilize_s = STABILIZE_S
+        self.look_around_s = LOOK_AROUND_S
         self._pause_s = 0.0
         self.changed: Callable[[], None] = lambda: None
         self.became: Callable[[Place], None] = lambda place: None
@@ -302,7 +307,7 @@ class Near:
     # Stabilizing
 
     def _stabilize(self) -> None:
-        self._stabilize_later(self.stabilize_s if self.eager_s is None else max(2 * self._pause_s, self.eager_s))
+        self._stabilize_later(max(2 * self._pause_s, self.eager_s))
         if not self.joined:
             self._retry()
             return
@@ -402,7 +407,7 @@ class Near:
 
     def _tell_change(self) -> None:
         self.changed()
-        if self.eager_s is not None and self.running:
+        if self.running:
             self._stabilize_later(self.eager_s)
         if "push" not in self._timers:
             self._later("push", PUSH_AFTER_S, self._push)

@@ -22,6 +22,7 @@ from dht.errors import BadDatagram
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 MAX_MESSAGE_BYTES: Final = 65535
+REMEMBERED: Final = 4096  # secrets of our static key and another: as many as a node has peers at most
 
 Cipher = Literal["ChaChaPoly", "AESGCM"]
 Digest = Literal["BLAKE2s", "SHA256"]
@@ -87,6 +88,18 @@ def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
         raise BadDatagram("a public key is a point of low order") from None
 
 
+# Of two static keys the secret is always the same, and two nodes that talk renew their keys every two minutes. Whoever
+# could read it here could read the private key as well. WireGuard's implementations keep it too
+# (`precomputed_static_static` in those for Linux and in Go).
+_exchange_statics = lru_cache(maxsize=REMEMBERED)(_exchange)
+
+
+def remember(entries: int) -> None:
+    """Remember so many secrets of two static keys, for a process in which more nodes than usual live."""
+    global _exchange_statics  # noqa: PLW0603
+    _exchange_statics = lru_cache(maxsize=entries)(_exchange)
+
+
 class CipherState:
     """An AEAD key with Noise's nonces: 96 bits, 32 of them zero, then the counter, in each cipher's byte order."""
 
@@ -108,13 +121,14 @@ class CipherState:
 
 
 class _SymmetricState(NamedTuple):
-    """Section 5.2. A value: each step gives a new state, so that a message refused half-way changes nothing."""
+    """Section 5.2. A value: each step gives a new state, so that a message refused half-way changes nothing. `key` is
+    the cipher's; a state of its own is made only to encrypt, as half of the keys are mixed further before that."""
 
     cipher: Cipher
     digest: Digest
     chaining_key: bytes
     hash: bytes
-    state: CipherState | None = None
+    key: bytes | None = None
     counter: int = 0
 
     @classmethod
@@ -124,28 +138,33 @@ class _SymmetricState(NamedTuple):
         return cls(cipher, digest, first, first)
 
     def mix_hash(self, data: bytes) -> _SymmetricState:
-        return self._replace(hash=_digest(self.digest, self.hash + data))
+        mixed = _digest(self.digest, self.hash + data)
+        return _SymmetricState(self.cipher, self.digest, self.chaining_key, mixed, self.key, self.counter)
 
     def mix_key(self, material: bytes) -> _SymmetricState:
         chaining_key, key = self.derive(material, 2)
-        return self._replace(chaining_key=chaining_key, state=CipherState(self.cipher, key), counter=0)
+        return _SymmetricState(self.cipher, self.digest, chaining_key, self.hash, key)
 
     def mix_key_and_hash(self, psk: bytes) -> _SymmetricState:
         chaining_key, addition, key = self.derive(psk, 3)
-        mixed = self._replace(chaining_key=chaining_key, state=CipherState(self.cipher, key), counter=0)
-        return mixed.mix_hash(addition)
+        return _SymmetricState(self.cipher, self.digest, chaining_key, _digest(self.digest, self.hash + addition), key)
 
     def encrypt(self, plaintext: bytes) -> tuple[_SymmetricState, bytes]:
-        if self.state is None:
+        if self.key is None:
             return self.mix_hash(plaintext), plaintext
-        sealed = self.state.encrypt(self.counter, self.hash, plaintext)
-        return self._replace(counter=self.counter + 1).mix_hash(sealed), sealed
+        sealed = CipherState(self.cipher, self.key).encrypt(self.counter, self.hash, plaintext)
+        return self._past(sealed), sealed
 
     def decrypt(self, sealed: bytes) -> tuple[_SymmetricState, bytes]:
-        if self.state is None:
+        if self.key is None:
             return self.mix_hash(sealed), sealed
-        plaintext = self.state.decrypt(self.counter, self.hash, sealed)
-        return self._replace(counter=self.counter + 1).mix_hash(sealed), plaintext
+        plaintext = CipherState(self.cipher, self.key).decrypt(self.counter, self.hash, sealed)
+        return self._past(sealed), plaintext
+
+    def _past(self, sealed: bytes) -> _SymmetricState:
+        """What follows once `sealed` was written or read."""
+        mixed = _digest(self.digest, self.hash + sealed)
+        return _SymmetricState(self.cipher, self.digest, self.chaining_key, mixed, self.key, self.counter + 1)
 
     def derive(self, material: bytes, outputs: int) -> list[bytes]:
         """HKDF of section 4.3: `outputs` keys of 32 bytes."""
@@ -277,7 +296,7 @@ class HandshakeState:
                 remote = remote._replace(ephemeral=key)
                 symmetric = self._mix_ephemeral(symmetric, key)
             elif token == "s":
-                sealed, at = _take(message, at, KEY_BYTES if symmetric.state is None else KEY_BYTES + TAG_BYTES)
+                sealed, at = _take(message, at, KEY_BYTES if symmetric.key is None else KEY_BYTES + TAG_BYTES)
                 symmetric, key = symmetric.decrypt(sealed)
                 remote = remote._replace(static=key)
             else:
@@ -312,7 +331,8 @@ class HandshakeState:
         pair = self._ephemeral if ours == "e" else self._static
         public = remote.ephemeral if theirs == "e" else remote.static
         assert pair is not None and public is not None, f"the pattern needs a key for {token}"
-        return symmetric.mix_key(_exchange(pair[0], public))
+        exchange = _exchange_statics if token == "ss" else _exchange
+        return symmetric.mix_key(exchange(pair[0], public))
 
 
 class _Remote(NamedTuple):

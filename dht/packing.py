@@ -10,8 +10,7 @@ Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/maste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from struct import Struct
 from typing import Final, TypeAlias
@@ -23,8 +22,6 @@ from dht.errors import BadDatagram
 MAX_BYTES: Final = 8192
 MAX_DEPTH: Final = 6  # containers within containers, the outermost included
 MAX_ITEMS: Final = 512  # every key, value and element of the whole message
-SHORT_BYTES: Final = 32  # messages of at most so many bytes are remembered once read,
-SHORT_REMEMBERED: Final = 4096  # so many of them
 MAX_TEXT_BYTES: Final = 4096  # of all texts together: one wide character makes Python spend 4 bytes on each other
 
 Value: TypeAlias = None | bool | int | float | bytes | str | list["Value"] | dict[int | str, "Value"]
@@ -238,16 +235,6 @@ class _Reader:
             raise BadDatagram(f"more than {MAX_ITEMS} items")
 
 
-# Most messages are pings and their answers, which say the same for hours. Refusals raise, and so aren't remembered.
-_unpack_short: Callable[[bytes], Value] = lru_cache(maxsize=SHORT_REMEMBERED)(unpack)
-
-
-def remember(entries: int) -> None:
-    """Remember so many short messages, for a process in which more nodes than usual live."""
-    global _unpack_short  # noqa: PLW0603
-    _unpack_short = lru_cache(maxsize=entries)(unpack)
-
-
 class Fields:
     """A map with small integer keys, read field by field. Every broken rule raises BadDatagram naming the field.
 
@@ -264,7 +251,7 @@ class Fields:
     @classmethod
     def parse(cls, data: bytes | memoryview, what: str = "message", *, max_bytes: int = MAX_BYTES) -> Fields:
         """Reads a packed map; `what` names it in errors."""
-        value = _unpack_short(bytes(data)) if len(data) <= SHORT_BYTES else unpack(data, max_bytes=max_bytes)
+        value = unpack(data, max_bytes=max_bytes)
         if type(value) is not dict:
             raise BadDatagram(f"a {what} is not a map")
         return cls(value, what)

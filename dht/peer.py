@@ -148,10 +148,14 @@ class Peer:
 
     def came_by(self, path: Path, now: float) -> bool:
         """Note a packet that proved itself; whether this path was known before."""
-        known = self.paths.pop(path, None) is not None
-        self.paths[path] = now
-        if len(self.paths) > MAX_PATHS:
-            del self.paths[next(each for each in self.paths if each != self.path)]
+        paths = self.paths
+        if len(paths) == 1 and path in paths:  # nearly always
+            paths[path] = now
+            return True
+        known = paths.pop(path, None) is not None
+        paths[path] = now
+        if len(paths) > MAX_PATHS:
+            del paths[next(each for each in paths if each != self.path)]
         return known
 
     def contact(self) -> Contact:

@@ -7,7 +7,7 @@ Answered over the path they came by. What is learned goes to whoever wants it, l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dht.coordinate import Coordinate
 from dht.exchange import Exchange, Incoming, Way
@@ -21,8 +21,7 @@ TELL_WHEREABOUTS_S = 60.0  # to one peer no oftener: idle nodes are to be quiet,
 SETTLED_ERROR = 0.25  # of a coordinate; before that, every ping tells
 
 
-@dataclass(frozen=True, slots=True)
-class Pinged:
+class Pinged(NamedTuple):
     """A ping that was answered. `path`: the one in use both when it was sent and when it was answered, None when that
     is the overlay or has changed meanwhile; `observed`: where the peer saw us, when the path is direct; `idle_s`: how
     long the path in use had been silent before, 0 when it had not; `hops`: how many the ping took."""

@@ -61,11 +61,13 @@ class Circuit:
     used_at: float
     octets: int = 0
     seen_octets: int = 0
+    open: bool = True
 
 
 class Relay:
     """The circuits that a node carries. `willing` is False for one that refuses to; `rate_bytes_per_s` bounds what it
-    passes on, 0 meaning nothing bounds it. `link(contact, done)` seeks a direct edge."""
+    passes on, 0 meaning nothing bounds it. `link(contact, done)` seeks a direct edge; `passed(circuit, source, there)`
+    is told of what went on to a peer."""
 
     def __init__(self, host: Host, sessions: Sessions, exchange: Exchange, counters: Counter[str]) -> None:
         self._host, self._sessions, self._exchange, self._counters = host, sessions, exchange, counters
@@ -79,6 +81,7 @@ class Relay:
         self.willing = True
         self.rate_bytes_per_s = 0.0
         self.max_circuits = MAX_CIRCUITS
+        self.passed: Callable[[Circuit, Endpoint, Peer], None] = lambda circuit, source, there: None
         self.link: Callable[[Contact, Callable[[Peer | None], None]], None] = lambda contact, done: done(None)
         exchange.handle(TunnelRequest, Way.SESSION, self._on_request)
 
@@ -118,6 +121,7 @@ class Relay:
             buffer[RELAYED_AT::size] = b"\x01" * -(-(len(buffer) - RELAYED_AT) // size)
             # With the congestion marks it came with, as behind any router (RFC 6040, section 4).
             self._host.send_run(to, buffer, size, self._host.received_class)
+            self.passed(circuit, source, there)
         return True
 
     def unknown(self, label: int, source: Endpoint) -> None:
@@ -212,6 +216,7 @@ class Relay:
     def _close(self, circuit: Circuit) -> None:
         if self._circuits.pop(circuit.label, None) is None:
             return
+        circuit.open = False
         self._by_pair.pop(frozenset((circuit.one.id, circuit.other.id)), None)
         for peer in (circuit.one, circuit.other):
             self._of_member[peer.id] -= 1

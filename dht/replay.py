@@ -24,43 +24,43 @@ class ReplayWindow:
     shifted when a counter is skipped or comes late.
     """
 
-    __slots__ = ("_bitmap", "_last", "_run_from")
+    __slots__ = ("_bitmap", "_run_from", "newest")
 
     def __init__(self) -> None:
-        self._last = -1  # highest accepted
-        self._run_from = -1  # every counter in (_run_from, _last] was accepted
+        self.newest = -1  # highest accepted
+        self._run_from = -1  # every counter in (_run_from, newest] was accepted
         self._bitmap = 0  # bit i: counter _run_from - i was accepted
 
     def accept(self, counter: int) -> bool:
         """Whether `counter` is new and not too old. Saying yes marks it as used."""
-        if counter == self._last + 1 and counter < REJECT_AT:
-            self._last = counter
+        if counter == self.newest + 1 and counter < REJECT_AT:
+            self.newest = counter
             return True
         return self._accept_out_of_order(counter)
 
     def accept_run(self, first: int, count: int) -> bool:
         """Whether the `count` counters from `first` on follow at once upon all others. Saying yes marks them as used;
         after a no, ask for each."""
-        if first != self._last + 1 or first + count > REJECT_AT:
+        if first != self.newest + 1 or first + count > REJECT_AT:
             return False
-        self._last += count
+        self.newest += count
         return True
 
     def accept_rising(self, counters: Sequence[int]) -> bool:
         """Whether `counters`, each greater than the one before, follow upon all others, with or without gaps. Saying
         yes marks them as used; after a no, ask for each."""
         first, last = counters[0], counters[-1]
-        if first <= self._last or last >= REJECT_AT:
+        if first <= self.newest or last >= REJECT_AT:
             return False
-        if first == self._last + 1 and last - first == len(counters) - 1:
-            self._last = last
+        if first == self.newest + 1 and last - first == len(counters) - 1:
+            self.newest = last
             return True
         return all([self.accept(counter) for counter in counters])
 
     def _accept_out_of_order(self, counter: int) -> bool:
-        if counter >= REJECT_AT or self._last - counter > WINDOW:
+        if counter >= REJECT_AT or self.newest - counter > WINDOW:
             return False
-        if counter > self._last:
+        if counter > self.newest:
             self._jump(counter)
             return True
         if counter > self._run_from:
@@ -73,8 +73,8 @@ class ReplayWindow:
 
     def _jump(self, counter: int) -> None:
         """Fold the run into the bitmap, leave a gap, and begin a new run at `counter`."""
-        run, gap = self._last - self._run_from, counter - self._last
+        run, gap = self.newest - self._run_from, counter - self.newest
         # Comparing first: a peer's counter must not make us shift by 2^60.
         bitmap = _FULL if run >= BITMAP_BITS else (self._bitmap << run | (1 << run) - 1) & _FULL
         self._bitmap = 1 if gap >= BITMAP_BITS else (bitmap << gap | 1) & _FULL
-        self._run_from = self._last = counter
+        self._run_from = self.newest = counter

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dht.errors import BadDatagram
 from dht.host import Host, Timer
 from dht.messages import Control, Kind, Message, pack_control
-from dht.packing import Fields
 
 TIMEOUTS_S = (1.0, 1.5, 2.5)
 MAX_PENDING = 4096
@@ -24,7 +24,7 @@ class _Pending:
     def __init__(
         self,
         packed: bytes,
-        send: Callable[[bytes], None],
+        send: Callable[[bytes], object],
         answer: Sequence[type[Message]],
         done: Callable[[Message | None], None],
         timeouts_s: Sequence[float],
@@ -50,17 +50,18 @@ class Requests:
 
     def ask(
         self,
-        send: Callable[[bytes], None],
+        send: Callable[[bytes], object],
         message: Message,
         answer: type[Message] | Sequence[type[Message]],
         done: Callable[[Message | None], None],
         timeouts_s: Sequence[float] = TIMEOUTS_S,
         *,
+        before: bytes = b"",
         vital: bool = False,
     ) -> None:
-        """Send `message` now and after each timeout but the last, until an `answer` comes: `done(answer)`; or
-        `done(None)` after the last timeout. A `vital` question finds room in a full table: only for what is bounded
-        by itself, such as one ping a peer."""
+        """Send `message`, behind `before`, now and after each timeout but the last, until an `answer` comes:
+        `done(answer)`; or `done(None)` after the last timeout. A `vital` question finds room in a full table: only for
+        what is bounded by itself, such as one ping a peer."""
         if self._stopped or (len(self._pending) >= MAX_PENDING and not vital):
             self._counters["requests_refused"] += 1
             if not self._stopped:
@@ -68,7 +69,7 @@ class Requests:
             return
         transaction = self._host.rng.getrandbits(64)
         answers = (answer,) if isinstance(answer, type) else tuple(answer)
-        packed = pack_control(message, Kind.ASK, transaction)
+        packed = before + pack_control(message, Kind.ASK, transaction)
         pending = _Pending(packed, send, answers, done, timeouts_s)
         self._pending[transaction] = pending
         self._try(transaction, pending)
@@ -81,7 +82,7 @@ class Requests:
             return
         for kind in pending.answer:
             if control.code == kind.CODE:
-                message = kind.read(Fields.parse(control.body))
+                message = kind.parse(control.body)
                 break
         else:
             raise BadDatagram(f"a message of code {control.code} does not answer what was asked")
@@ -106,5 +107,5 @@ class Requests:
             return
         timeout_s = pending.timeouts_s[pending.tries]
         pending.tries += 1
-        pending.timer = self._host.call_later(timeout_s, lambda: self._try(transaction, pending))
+        pending.timer = self._host.call_later(timeout_s, partial(self._try, transaction, pending))
         pending.send(pending.packed)

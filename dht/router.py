@@ -41,6 +41,7 @@ class Router:
         self._ids: list[int] = []  # of the peers, as the table has them,
         self._sorted: list[int] = []  # and in the ring's order
         self.joined: Callable[[], bool] = lambda: False
+        self.entrusted: Callable[[Edge], None] = lambda edge: None  # it was given a control message to pass on
         self.policy: Policy | None = None  # instead of greedy routing, once this node has joined
         self.arrived_batch: Callable[[Envelope, Sequence[bytes], int], None] = self._arrived_each
 
@@ -176,6 +177,8 @@ class Router:
             self._remember(hop, envelope)
         onward = envelope._replace(hop_limit=envelope.hop_limit - 1)
         hop.send(_ROUTED + onward.pack(), expects_answer=True, traffic_class=traffic_class)
+        if envelope.content == Content.CONTROL:
+            self.entrusted(hop)
 
     def _remember(self, hop: Edge, envelope: Envelope) -> None:
         heard_at, kept = self._in_doubt.get(hop.id, (0.0, []))

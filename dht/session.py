@@ -62,17 +62,18 @@ class Keypair:
         "_encrypt",
         "_encrypt_into",
         "_head",
-        "_limit",
         "_peer_head",
-        "_window",
         "_worn_at",
         "aes",
         "born_at",
         "initiator",
+        "keys",
+        "limit",
         "local_index",
         "reject_at",
         "remote_index",
         "sent",
+        "window",
     )
 
     def __init__(
@@ -92,15 +93,16 @@ class Keypair:
         self._encrypt_into: Into | None = getattr(sealing, "encrypt_into", None)
         self._decrypt_into: Into | None = getattr(opening, "decrypt_into", None)
         self.aes = aes
+        self.keys = send_key, receive_key  # for `ipop.fastpath`, which seals and opens by itself
         self.local_index, self.remote_index = local_index, remote_index
         self.born_at, self.reject_at = born_at, born_at + REJECT_AFTER_S
         self.initiator = initiator
         self.sent = 0
         self._worn_at = AES_REKEY_AFTER_MESSAGES if aes else REKEY_AFTER_MESSAGES
-        self._limit = AES_REJECT_AFTER_MESSAGES if aes else REJECT_AT
+        self.limit = AES_REJECT_AFTER_MESSAGES if aes else REJECT_AT
         self._head = transport_head(remote_index)
         self._peer_head = transport_head(local_index)
-        self._window = ReplayWindow()
+        self.window = ReplayWindow()
 
     @property
     def worn(self) -> bool:
@@ -110,12 +112,12 @@ class Keypair:
     @property
     def spent(self) -> bool:
         """Whether nothing more may be sealed."""
-        return self.sent >= self._limit
+        return self.sent >= self.limit
 
     def seal(self, plaintext: bytes) -> bytes:
         """A whole transport datagram. Raises NoKeypair once the counter has reached its limit."""
         counter = self.sent
-        if counter >= self._limit:
+        if counter >= self.limit:
             raise NoKeypair("the keys have sealed all they may")
         self.sent = counter + 1
         sequence = counter.to_bytes(8, "big")
@@ -126,7 +128,7 @@ class Keypair:
         """As `seal`, one datagram each, in order."""
         first = self.sent
         after = first + len(plaintexts)
-        if after > self._limit:
+        if after > self.limit:
             raise NoKeypair("the keys have sealed all they may")
         self.sent = after
         head, encrypt = self._head, self._encrypt
@@ -146,7 +148,7 @@ class Keypair:
         Good until the next call for any keypair."""
         first = self.sent
         after = first + len(plaintexts)
-        if self._encrypt_into is None or after > self._limit:
+        if self._encrypt_into is None or after > self.limit:
             return None
         self.sent = after
         return seal_run(self._encrypt_into, self.aes, before + self._head, first, plaintexts)
@@ -157,7 +159,7 @@ class Keypair:
         if self._decrypt_into is None:
             return None
         opened = open_run(self._decrypt_into, self.aes, self._peer_head, buffer, size, skip)
-        if opened is None or not self._window.accept_rising(opened[2]):
+        if opened is None or not self.window.accept_rising(opened[2]):
             return None
         return opened[0], opened[1]
 
@@ -187,10 +189,10 @@ class Keypair:
         counters = [int.from_bytes(sequence, "big") for _, sequence, _ in opened]
         if not counters or (
             counters == list(range(counters[0], counters[0] + len(counters)))
-            and self._window.accept_run(counters[0], len(counters))
+            and self.window.accept_run(counters[0], len(counters))
         ):
             return plaintexts, refused
-        new = [self._window.accept(counter) for counter in counters]
+        new = [self.window.accept(counter) for counter in counters]
         refused += [b"".join(datagram) for datagram, fresh in zip(opened, new, strict=True) if not fresh]
         return [plaintext for plaintext, fresh in zip(plaintexts, new, strict=True) if fresh], refused
 
@@ -205,7 +207,7 @@ class Keypair:
         except (InvalidTag, ValueError):  # ValueError: the datagram ends within the counter
             raise BadDatagram("a transport datagram does not authenticate") from None
         # Only now: a forged counter must not close the window on true ones.
-        if not self._window.accept(int.from_bytes(sequence, "big")):
+        if not self.window.accept(int.from_bytes(sequence, "big")):
             raise BadDatagram("a transport datagram came twice, or far too late")
         return plaintext
 
@@ -231,11 +233,11 @@ class Session:
     where a single place would be lost to the next renewal with packets still in flight.
     """
 
-    __slots__ = ("_awaited", "_current", "_past", "member", "static")
+    __slots__ = ("_awaited", "_past", "current", "member", "static")
 
     def __init__(self, member: Member, static: bytes) -> None:
         self.member, self.static = member, static
-        self._current: Keypair | None = None
+        self.current: Keypair | None = None
         self._awaited: tuple[Keypair, ...] = ()
         self._past: tuple[Keypair, ...] = ()
 
@@ -251,49 +253,53 @@ class Session:
 
     def seal(self, plaintext: bytes, now: float) -> bytes:
         """A transport datagram under the current keys. Raises NoKeypair when there are none fit for sending."""
-        current = self._current
+        current = self.current
         if current is None or now >= current.reject_at:
             raise NoKeypair("no fresh keys to seal with")
         return current.seal(plaintext)
 
     def seal_all(self, plaintexts: Sequence[bytes], now: float) -> list[bytes]:
         """As `seal`, one datagram each, in order; all or none."""
-        current = self._current
+        current = self.current
         if current is None or now >= current.reject_at:
             raise NoKeypair("no fresh keys to seal with")
         return current.seal_all(plaintexts)
 
     def seal_run(self, plaintexts: Sequence[bytes], before: bytes, now: float) -> memoryview | None:
         """As `Keypair.seal_run` under the current keys; None also when there are none fit for sending."""
-        current = self._current
+        current = self.current
         if current is None or now >= current.reject_at:
             return None
         return current.seal_run(plaintexts, before)
 
     def is_current(self, keypair: Keypair, now: float) -> bool:
         """Whether `keypair` seals and opens now, so that opening with it changes nothing here."""
-        return keypair is self._current and now < keypair.reject_at
+        return keypair is self.current and now < keypair.reject_at
 
     def open(self, keypair: Keypair, datagram: bytes, now: float) -> bytes:
         """The plaintext of a datagram under `keypair`, one of this session's. Raises BadDatagram."""
         if now >= keypair.reject_at:
             raise StaleDatagram("a transport datagram under keys too old")
         plaintext = keypair.open(datagram)
-        if keypair is not self._current and keypair in self._awaited:
+        if keypair is not self.current and keypair in self._awaited:
             newer = self._awaited.index(keypair)
             self._succeed(keypair, self._awaited[newer + 1 :])
             self._awaited = self._awaited[:newer]
         return plaintext
 
+    def answered(self, since: float) -> bool:
+        """Whether a handshake that the peer began was answered since then, and its keys were not used yet."""
+        return bool(self._awaited) and self._awaited[0].born_at > since
+
     def can_seal(self, now: float) -> bool:
         """Whether `seal` would work now."""
-        current = self._current
+        current = self.current
         return current is not None and now < current.reject_at and not current.spent
 
     def wants_rekey(self, now: float, *, receiving: bool = False) -> bool:
         """Whether this end should initiate a handshake to renew keys it has. Ask when sending; ask with
         `receiving` when a datagram arrived. Only initiators renew for age, so that the two ends do not race."""
-        current = self._current
+        current = self.current
         if current is None:
             return False
         if self._awaited and now - self._awaited[0].born_at < REKEY_TIMEOUT_S:
@@ -305,7 +311,7 @@ class Session:
 
     def keypairs(self) -> tuple[Keypair, ...]:
         """Every keypair still kept, the one sealed with first."""
-        return (*(() if self._current is None else (self._current,)), *self._awaited, *self._past)
+        return (*(() if self.current is None else (self.current,)), *self._awaited, *self._past)
 
     def indices(self) -> tuple[int, ...]:
         """Our index of every keypair still kept: what the peer may address us by."""
@@ -313,18 +319,18 @@ class Session:
 
     def keep_only(self, keypair: Keypair) -> None:
         """Drop every other keypair: the peer's process that agreed on them is gone."""
-        self._current, self._past = keypair, ()
+        self.current, self._past = keypair, ()
         self._awaited = ()
 
     def forget(self, now: float) -> None:
         """Drop keypairs that can open nothing any more, the current one after 540 s. To be called now and then, so
         that idle sessions hold no keys; `install` does it too."""
-        if self._current is not None and now - self._current.born_at >= FORGET_AFTER_S:
-            self._current = None
+        if self.current is not None and now - self.current.born_at >= FORGET_AFTER_S:
+            self.current = None
         self._awaited = tuple(keypair for keypair in self._awaited if now < keypair.reject_at)
         self._past = tuple(keypair for keypair in self._past if now < keypair.reject_at)
 
     def _succeed(self, keypair: Keypair, superseded: tuple[Keypair, ...]) -> None:
-        former = () if self._current is None else (self._current,)
+        former = () if self.current is None else (self.current,)
         self._past = (*former, *superseded, *self._past)[:MAX_PAST]
-        self._current = keypair
+        self.current = keypair

@@ -34,7 +34,6 @@ from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
 BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
-_INDEX_BYTES = slice(4, 8)
 _CHECK, _FRAGMENT = bytes((Inner.CHECK,)), bytes((Inner.FRAGMENT,))
 _ECN_MASK = 3  # of a traffic class
 _ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
@@ -169,7 +168,7 @@ class Sessions:
 
     def receive(self, datagram: bytes, path: Path | None, hops: int = 1) -> None:
         """Open a transport packet that came by `path`, or over the overlay. Raises BadDatagram."""
-        index = int.from_bytes(datagram[_INDEX_BYTES], "big")
+        index = int.from_bytes(datagram[4:8], "big")
         entry = self._by_index.get(index)
         if entry is None:
             raise UnknownSession(index)
@@ -184,7 +183,10 @@ class Sessions:
                 peer.heard_in_use(now)
                 if peer.session.wants_rekey(now, receiving=True):
                     self.renew(peer)
-                self.opened(peer, plaintext, path)
+                if plaintext[:1] == _FRAGMENT:
+                    self.opened(peer, plaintext, path)
+                else:
+                    self._deliver(peer, plaintext, path)
                 return
         else:
             plaintext = peer.session.open(keypair, datagram, now)
@@ -280,15 +282,30 @@ class Sessions:
             opened = Opened(peer, plaintexts, refused, None, 0)
             if not plaintexts:
                 return opened
+        if path is None and peer.path is None:
+            peer.hops = hops
+        self.heard(peer, path, len(buffer) - sum(map(len, opened.refused)), now)
+        return opened
+
+    def heard(self, peer: Peer, path: Path | None, octets: int, now: float) -> None:
+        """Packets in `octets` of datagrams came by a known path, under the current keys."""
         if path is not None:
             peer.came_by(path, now)
-        elif peer.path is None:
-            peer.hops = hops
-        peer.rx_bytes += len(buffer) - sum(map(len, opened.refused))
+        peer.rx_bytes += octets
         peer.heard(path, now)
         if peer.session.wants_rekey(now, receiving=True):
             self.renew(peer)
-        return opened
+
+    def sent(self, peer: Peer, octets: int, now: float) -> None:
+        """`octets` of datagrams that call for answers went to a peer."""
+        self._await(peer, now)
+        peer.tx_bytes += octets
+        if peer.session.wants_rekey(now):
+            self.renew(peer)
+
+    def addressed(self, index: int) -> tuple[Peer, Keypair] | None:
+        """Whose datagrams bear this index, and the keys that open them."""
+        return self._by_index.get(index)
 
     def send_all(self, peer: Peer, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
         """As `send` for each, expecting answers; one batch where that is possible. False when none were sent.
@@ -309,11 +326,8 @@ class Sessions:
         except NoKeypair:
             self.renew(peer)
             return False
-        self._await(peer, now)
-        peer.tx_bytes += sum(map(len, datagrams))
         self.carry_batch(datagrams, peer.path, peer.id, _for_peer(peer, traffic_class))
-        if peer.session.wants_rekey(now):
-            self.renew(peer)
+        self.sent(peer, sum(map(len, datagrams)), now)
         return True
 
     def _send_run(self, peer: Peer, plaintexts: Sequence[bytes], now: float, traffic_class: int) -> bool:
@@ -329,11 +343,8 @@ class Sessions:
             run = peer.session.seal_run(plaintexts[start : start + step], before, now)
             if run is None:
                 return start > 0  # The keys are used up between two parts: the rest is lost.
-            peer.tx_bytes += len(run)
             self._host.send_run(endpoint, run, size, outer)
-        self._await(peer, now)
-        if peer.session.wants_rekey(now):
-            self.renew(peer)
+            self.sent(peer, len(run), now)
         return True
 
     def _await(self, peer: Peer, now: float) -> None:

@@ -144,6 +144,11 @@ class Tunnels:
         self._heard_at[label] = self._host.now()
         return Tunnel(end.via.id, label), end.far_id
 
+    def heard(self, tunnel: Tunnel) -> None:
+        """Datagrams came through a tunnel that ends here, from its relay."""
+        if tunnel.label in self._ends:
+            self._heard_at[tunnel.label] = self._host.now()
+
     def relay_of(self, tunnel: Tunnel) -> Endpoint | None:
         """Where datagrams for `tunnel` are sent; None when it is gone."""
         end = self._ends.get(tunnel.label)

@@ -18,12 +18,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime
+from typing import Any
 
 from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from dht.packet_loop import read_packets
 from dht.timers import UdpTimer, UdpTimers, boottime_s
-from dht.udp_batch import read_notes
+from dht.udp_batch import Note, read_notes
 from dht.udp_port import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, Port
 
 DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
@@ -58,6 +59,7 @@ class UdpHost:
         self.received_class = 0
         self._receive: Receive | None = None
         self._receive_batch: ReceiveBatch | None = None
+        self._reader: Callable[[Port, int], None] | None = None
         self._batching = batching
         # What is received first lies here, one for all sockets: nothing keeps it beyond the call.
         self._buffer = memoryview(bytearray(DATAGRAM_BYTES))
@@ -121,6 +123,15 @@ class UdpHost:
     def on_receive_batch(self, receive: ReceiveBatch) -> None:
         self._receive_batch = receive
 
+    def attend(self, reader: Callable[[Port, int], None]) -> None:
+        """Let `reader(port, most)` read sockets that have something, in this host's place, at most so many datagrams a
+        call. What it does not take itself it must give to `received`."""
+        self._reader = reader
+
+    def port_to(self, to: Endpoint) -> Port | None:
+        """The socket by which datagrams go there."""
+        return self._ports.get(socket.AF_INET6 if ":" in to.address else socket.AF_INET)
+
     @property
     def offloads(self) -> tuple[str, ...]:
         """Which ways of the kernel to move many datagrams at once are in use."""
@@ -170,6 +181,13 @@ class UdpHost:
         self._ports.clear()
 
     def _drain(self, port: Port) -> None:
+        if self._reader is not None:
+            self._reader(port, DRAIN_DATAGRAMS)
+        else:
+            self.read(port)
+
+    def read(self, port: Port) -> None:
+        """Read what a socket has, at most DRAIN_DATAGRAMS."""
         receive_into, buffer = port.socket.recvmsg_into, self._buffer
         port.wake_ups += 1
         left = DRAIN_DATAGRAMS
@@ -181,28 +199,38 @@ class UdpHost:
                 port.busy = left < DRAIN_DATAGRAMS - 2
                 return
             except OSError as error:
-                self.counters[f"udp_receive_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+                self.failed(error.errno)
                 continue
-            if source == port.last_source and ancillary == port.last_notes:
-                endpoint, size, self.received_class = port.last_meaning
-            else:
-                endpoint = Endpoint(source[0], source[1])
-                size, self.received_class = read_notes(ancillary)
-                if port.notes_arrivals:
-                    port.note_arrival(endpoint, ancillary)
-                port.last_source, port.last_notes = source, ancillary
-                port.last_meaning = endpoint, size, self.received_class
+            size = self.received(port, buffer[:length], source, ancillary)
             if 0 < size < length:
                 left -= length // size
-                self._take_batch(buffer[:length], size, endpoint)
-            elif self._receive is not None:
-                self._receive(bytes(buffer[:length]), endpoint)
-            else:
-                self.counters["udp_receive_unread"] += 1
             if port.socket.fileno() < 0:
                 return  # closed by what we just called
             if not port.busy and not size and port.wake_ups % LOOK_AGAIN:
                 return
+
+    def received(self, port: Port, buffer: memoryview, source: tuple[Any, ...], ancillary: Sequence[Note]) -> int:
+        """Handle what one `recvmsg` gave; of what size its datagrams are, 0 when it is one."""
+        if source == port.last_source and ancillary == port.last_notes:
+            endpoint, size, self.received_class = port.last_meaning
+        else:
+            endpoint = Endpoint(source[0], source[1])
+            size, self.received_class = read_notes(ancillary)
+            if port.notes_arrivals:
+                port.note_arrival(endpoint, ancillary)
+            port.last_source, port.last_notes = source, ancillary
+            port.last_meaning = endpoint, size, self.received_class
+        if 0 < size < len(buffer):
+            self._take_batch(buffer, size, endpoint)
+        elif self._receive is not None:
+            self._receive(bytes(buffer), endpoint)
+        else:
+            self.counters["udp_receive_unread"] += 1
+        return size
+
+    def failed(self, number: int | None) -> None:
+        """Count an error of the kernel's in receiving."""
+        self.counters[f"udp_receive_{errno.errorcode.get(number or 0, 'error').lower()}"] += 1
 
     def _take_batch(self, buffer: memoryview, size: int, endpoint: Endpoint) -> None:
         if self._receive_batch is not None:

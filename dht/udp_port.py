@@ -36,7 +36,7 @@ _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT = 23, 1
 _PMTUDISC_PROBE = 3  # of either version: no fragments, whatever routers said before
 
 _SOURCE_GONE = (errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EHOSTUNREACH)
-_Ancillary = list[Note]
+_Ancillary = Sequence[Note]
 
 
 class Port:
@@ -49,6 +49,7 @@ class Port:
         "counters",
         "family",
         "gives_batches",
+        "is_open",
         "last_meaning",
         "last_notes",
         "last_source",
@@ -65,6 +66,7 @@ class Port:
     ) -> None:
         self._loop = loop
         self.socket = opened
+        self.is_open = True
         self.counters = counters
         self.takes_segments = batching and takes_segments(opened)
         self.gives_batches = batching and gives_batches(opened)
@@ -164,6 +166,7 @@ class Port:
             self.arrivals[source] = (content, [(level, kind, answer)])
 
     def close(self) -> None:
+        self.is_open = False
         if self.socket.fileno() >= 0:
             stop_reading(self._loop, self.socket.fileno())
         self._loop.remove_writer(self.socket)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from dht.checks import Checked
+from dht.edge import Edge
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
 from dht.host import Endpoint, Host, Timer
@@ -64,7 +65,7 @@ class Upkeep:
         self.moved: Callable[[], None] = lambda: None
         # For the groups: how long a peer with an edge of theirs may stay silent (None: it has none); who is adjacent in
         # one of them; who is suspect; who is gone; that there is a place on the main ring.
-        self.group_adjacent: Callable[[], Iterable[int]] = lambda: ()
+        self.group_adjacent: Callable[[], tuple[int, ...]] = lambda: ()
         self.group_suspected: Callable[[Peer], None] = lambda peer: None
         self.group_silent_s: Callable[[Peer], float | None] = lambda peer: None
         self.gone: Callable[[Peer, bool], None] = lambda peer, dead: None
@@ -84,9 +85,10 @@ class Upkeep:
         parts.liveness.ping = self._ping
         parts.liveness.interval_s = self._interval_s
         parts.liveness.overlay_interval_s = lambda peer: self.group_silent_s(peer)
-        parts.liveness.adjacent = lambda: (*parts.near.lists.adjacent(), *self.group_adjacent())
+        parts.liveness.adjacent = lambda: parts.near.lists.adjacent() + self.group_adjacent()
         parts.liveness.edge_interval_s = lambda: self.edge_interval_s
         parts.liveness.suspected = self._suspected
+        parts.router.entrusted = self._entrusted
         parts.liveness.lost = self._edge_lost
         parts.liveness.slept = self._slept
         handle = parts.exchange.handle
@@ -296,6 +298,11 @@ class Upkeep:
         if self._parts.tunnels.through(peer.id) or self._parts.relay.carries(peer.id) or self.keeps(peer):
             return self.edge_interval_s
         return None
+
+    def _entrusted(self, edge: Edge) -> None:
+        peer = self._parts.sessions.peers.get(edge.id)
+        if peer is not None:
+            self._parts.liveness.entrust(peer)
 
     def _suspected(self, peer: Peer) -> None:
         self._parts.router.go_around(peer)

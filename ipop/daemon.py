@@ -38,6 +38,7 @@ from ipop.config import UpSettings, VpnConfig, tap_mtu, too_long
 from ipop.control import ControlSocket
 from ipop.device import KernelTap
 from ipop.errors import SetupError
+from ipop.fastpath import FastPath
 from ipop.icmp import Limiter
 from ipop.neighbor import mac_for
 from ipop.node import VpnNode, build_node
@@ -76,7 +77,7 @@ async def _up(settings: UpSettings) -> int:
         member, network = identity.member, identity.network
         running = f"node '{member.name}' is running already on this machine"
         undo.callback(os.close, _lock(settings.bundle, f"{settings.bundle}: {running}: stop it with 'p2pvpn down'"))
-        offloads, batching = _wanted_offloads()
+        offloads, batching, native = _wanted_offloads()
         host = _listen(settings.listen, network, batching)
         undo.callback(host.close)
         mtu = settings.mtu or tap_mtu(settings.underlay_mtu)
@@ -115,7 +116,10 @@ async def _up(settings: UpSettings) -> int:
             ),
         )
         vpn.counted += [host.counters, tap.counters, storage.counters]
-        vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads}
+        fast = FastPath(vpn, host, tap)
+        if native:
+            fast.start()
+        vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads, "fast path": (fast.state,)}
 
         def tap_lost(reason: str) -> None:
             failed.append(reason)
@@ -159,11 +163,12 @@ def _lock(path: str | Path, taken: str) -> int:
     return descriptor
 
 
-def _wanted_offloads() -> tuple[Offloads, bool]:
-    """What to ask of the TAP, and whether to move datagrams in batches: all, or what P2PVPN_OFFLOADS names (a list
-    of header, checksum, tcp, udp and batch, with commas), for those who look for a fault in a kernel."""
-    names = os.environ.get("P2PVPN_OFFLOADS", "header,checksum,tcp,udp,batch").split(",")
-    return Offloads("header" in names, "checksum" in names, "tcp" in names, "udp" in names), "batch" in names
+def _wanted_offloads() -> tuple[Offloads, bool, bool]:
+    """What to ask of the TAP, whether to move datagrams in batches, and whether C may: all, or what P2PVPN_OFFLOADS
+    names (a list of header, checksum, tcp, udp, batch and native, with commas), for those who look for a fault."""
+    names = os.environ.get("P2PVPN_OFFLOADS", "header,checksum,tcp,udp,batch,native").split(",")
+    offloads = Offloads("header" in names, "checksum" in names, "tcp" in names, "udp" in names)
+    return offloads, "batch" in names, "native" in names
 
 
 def _listen(listen: Endpoint, network: Network, batching: bool) -> UdpHost:

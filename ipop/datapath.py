@@ -99,27 +99,29 @@ class DataPath:
     ) -> None:
         self._host, self._tap, self._ring, self._resolver = host, tap, ring, resolver
         self._own = own
-        self._segment = Segment(own.address4, network.subnet, own.address6, network.prefix6)
-        self._own4, self._own6 = self._segment.own4, self._segment.own6
+        self.segment = Segment(own.address4, network.subnet, own.address6, network.prefix6)
+        self._own4, self._own6 = self.segment.own4, self.segment.own6
         self._own_mac = mac_for(self._own4)
         self._refusals = Limiter()
         self.counters: Counter[str] = Counter()
         self._flows: dict[bytes, Flow] = {}
-        self._proofs = Origins(self._segment, self._own_mac, resolver.learn, self.counters)
-        self._origins = self._proofs.known
+        self._proofs = Origins(self.segment, self._own_mac, resolver.learn, self.counters)
+        self.origins = self._proofs.known
         self._waiting = Waiting()
         self._batch: list[bytes] = []
         self._batch_flow: Flow | None = None
         self._batch_class = 0
-        self._class_mask = 0xFF if copy_dscp else ECN_MASK  # what the outer header shows of the inner one
+        self.class_mask = 0xFF if copy_dscp else ECN_MASK  # what the outer header shows of the inner one
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
-        self._running = False
+        self.running = False
+        self.pave: Callable[[Flow], None] | None = None  # told after a flow's packets were sent: `ipop.fastpath`
+        self._used: dict[bytes, Flow] = {}  # since `pave` was last told
         self.to_many: Callable[[bytes, bytes, bytes], None] | None = None  # takes packet, source and destination
         self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
 
     def start(self) -> None:
-        self._running = True
+        self.running = True
         self._tap.on_frame(self.outbound)
         self._tap.on_virtual(self.outbound_virtual)
         self._tap.on_drained(self.drained)
@@ -129,11 +131,12 @@ class DataPath:
 
     def stop(self) -> None:
         """Nothing is sent or written after this."""
-        self._running = False
+        self.running = False
         self._batch, self._batch_flow = [], None
         self._bulk.clear()
+        self._used.clear()
         self._flows.clear()
-        self._origins.clear()
+        self.origins.clear()
 
     def flow(self, address: Address) -> Flow | None:
         """The present flow towards `address`."""
@@ -153,14 +156,14 @@ class DataPath:
         if ours:
             flow = self._flows.get(destination)
             if flow is not None:
-                self._add(flow, (_PACKET + frame[ETHERNET_HEADER_BYTES:],), traffic_class & self._class_mask)
+                self._add(flow, (_PACKET + frame[ETHERNET_HEADER_BYTES:],), traffic_class & self.class_mask)
                 return
         self._outbound_first(frame, kind)
 
     def outbound_virtual(self, frame: bytes) -> None:
         """One frame from our kernel that is still to be completed: a virtio_net header is in front."""
         if not is_bulk(frame):
-            self._send_virtual(frame)
+            self.send_virtual(frame)
         elif self._bulk_bytes + len(frame) > MAX_BULK_BYTES:
             self.counters["outbound_bulk_dropped"] += 1  # The newest goes: its connection sends less from now on.
         else:
@@ -172,18 +175,27 @@ class DataPath:
         still waits."""
         if self._batch_flow is not None:
             self.flush()
+        if self._used:
+            used, self._used = self._used, {}
+            for flow in used.values():
+                if self.pave is not None:
+                    self.pave(flow)
         if not self._bulk:
             return False
-        left_bytes = BULK_BYTES
-        while self._bulk and left_bytes > 0:
-            frame = self._bulk.popleft()
-            self._bulk_bytes -= len(frame)
-            left_bytes -= len(frame)
-            self._send_virtual(frame)
-        self.flush()
+        self.send_waiting(BULK_BYTES)
         return bool(self._bulk)
 
-    def _send_virtual(self, frame: bytes) -> None:
+    def send_waiting(self, most_bytes: int = MAX_BULK_BYTES) -> None:
+        """Send what waits until others are through, as far as the frame in which `most_bytes` are reached."""
+        while self._bulk and most_bytes > 0:
+            frame = self._bulk.popleft()
+            self._bulk_bytes -= len(frame)
+            most_bytes -= len(frame)
+            self.send_virtual(frame)
+        self.flush()
+
+    def send_virtual(self, frame: bytes) -> None:
+        """As `outbound_virtual`, now."""
         kind = frame[22:24]
         if kind == ETHERTYPE_IPV4:
             ours, destination, traffic_class = frame[36:40] == self._own4, frame[40:44], frame[25]
@@ -199,7 +211,7 @@ class DataPath:
                     if not room_bytes:
                         raise BadFrame("the peer takes whole packets only")
                     plaintexts = split(frame, room_bytes) if frame[1] else (partial(frame),)
-                    self._add(flow, plaintexts, traffic_class & self._class_mask)
+                    self._add(flow, plaintexts, traffic_class & self.class_mask)
                     return
                 except BadFrame:
                     self.counters["outbound_taken_apart"] += 1
@@ -218,6 +230,8 @@ class DataPath:
             flow.packets += len(plaintexts)
             flow.octets += sum(map(len, plaintexts))
             self.packets_out += len(plaintexts)
+            if self.pave is not None:
+                self._used[flow.address] = flow
             return
         self._flows.pop(flow.address, None)
         for plaintext in plaintexts:
@@ -239,7 +253,7 @@ class DataPath:
         """What a peer sent together."""
         run: Run | None = None
         origin: Origin | None = None
-        if not self._running:
+        if not self.running:
             return
         outer = self._host.received_class & ECN_MASK
         if outer & MAY_CHANGE:
@@ -270,7 +284,7 @@ class DataPath:
             each = [bytes(plaintexts[at : at + size]) for at in range(0, len(plaintexts), size)]
             self.inbound_traffic(member, each)
             return
-        if not self._running:
+        if not self.running:
             return
         at = 0
         while at < len(plaintexts):
@@ -332,7 +346,7 @@ class DataPath:
             )
         else:
             source, plain = b"", False
-        origin = self._origins.get(source)
+        origin = self.origins.get(source)
         if plain and origin is not None and origin.member is member:
             self.packets_in += 1
             self._tap.write(origin.header + packet)
@@ -341,9 +355,9 @@ class DataPath:
 
     def _outbound_first(self, frame: bytes, kind: bytes) -> None:
         """A frame without a flow: answered here, refused, or kept until its destination is found."""
-        if not self._running:
+        if not self.running:
             return
-        reply = answer(frame, self._segment)
+        reply = answer(frame, self.segment)
         if reply is not None:
             self._tap.write(reply)
             return
@@ -360,9 +374,9 @@ class DataPath:
                 self.counters["outbound_multicast_dropped"] += 1
             else:
                 self.to_many(packet, source, destination)
-        elif not self._segment.is_own(source) or is_discovery(packet):
+        elif not self.segment.is_own(source) or is_discovery(packet):
             self.counters["outbound_source_refused"] += 1
-        elif not self._segment.is_neighbor(destination):
+        elif not self.segment.is_neighbor(destination):
             self.counters["outbound_outside_network"] += 1
             self._refuse(packet, destination)
         elif self._resolver.failure(ip_address(destination)) is not None:
@@ -382,7 +396,7 @@ class DataPath:
     def _reached(self, destination: bytes, found: Located) -> None:
         """The resolver's answer: everything that waited goes out, or is refused."""
         packets = self._waiting.take(destination)
-        if not self._running:
+        if not self.running:
             return
         if isinstance(found, Reason):
             log.debug("%s is unreachable: %s", address_text(destination), found.value)
@@ -394,7 +408,7 @@ class DataPath:
             self._flows.clear()  # Cheap to make again: the resolver remembers who holds what.
         flow = self._flows[destination] = Flow(found.id, destination)
         for packet in packets:
-            if self._ring.send_packet(found.id, packet, class_of(packet, 0) & self._class_mask):
+            if self._ring.send_packet(found.id, packet, class_of(packet, 0) & self.class_mask):
                 flow.packets += 1
                 flow.octets += len(packet)
                 self.packets_out += 1
@@ -406,13 +420,13 @@ class DataPath:
         if not self._refusals.take(self._host.now()):
             self.counters["refusals_limited"] += 1
             return
-        refusal = unreachable(packet, destination, broadcast4=self._segment.broadcast4)
+        refusal = unreachable(packet, destination, broadcast4=self.segment.broadcast4)
         if refusal is not None:
             self._tap.write(wrap(refusal, self._own_mac, mac_for(destination)))
 
     def _inbound_first(self, member: Member, packet: bytes) -> None:
         """A packet from an address not yet proved, or one to refuse."""
-        if not self._running:
+        if not self.running:
             return
         try:
             source, destination = ip_ends(packet)

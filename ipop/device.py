@@ -72,6 +72,8 @@ class KernelTap:
         self._callback: Callable[[bytes], None] | None = None
         self._virtual: Callable[[bytes], None] = lambda frame: None
         self._drained: Callable[[], bool] = lambda: False
+        self._reader: Callable[[int, int], bool] | None = None
+        self._stop: Callable[[], None] = lambda: None
         self._returning = False
         self._busy = False  # several frames were waiting when the device was last read to its end
         self._wake_ups = 0
@@ -101,8 +103,12 @@ class KernelTap:
         try:
             os.writev(self._fd, pieces)
         except OSError as error:
-            # EIO: someone set the device down. EAGAIN, ENOBUFS: the stack is full. EINVAL: no Ethernet frame.
-            self.counters[f"tap_write_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+            self.refused(error.errno)
+
+    def refused(self, number: int | None) -> None:
+        """Count a frame that the kernel did not take."""
+        # EIO: someone set the device down. EAGAIN, ENOBUFS: the stack is full. EINVAL: no Ethernet frame.
+        self.counters[f"tap_write_{errno.errorcode.get(number or 0, 'error').lower()}"] += 1
 
     def on_frame(self, callback: Callable[[bytes], None]) -> None:
         """Must first be called where an event loop runs; frames come from that loop."""
@@ -117,20 +123,43 @@ class KernelTap:
     def on_drained(self, callback: Callable[[], bool]) -> None:
         self._drained = callback
 
+    def attend(self, reader: Callable[[int, int], bool], stop: Callable[[], None]) -> None:
+        """Let `reader(frames, octets)` read the device in this object's place when there is something, within those
+        bounds, and say whether more waits; it calls `gone` when the device is. `stop` is called when the descriptor
+        must not be used any more."""
+        self._reader, self._stop = reader, stop
+
     def on_lost(self, callback: Callable[[str], None]) -> None:
         """Call `callback(reason)` once if the device goes away without `close`: someone deleted it. The last call
         wins."""
         self._lost = callback
 
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return -1 if self._closed else self._fd
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._stop()
         if self._loop is not None:
             stop_reading(self._loop, self._fd)
         self._device.close()
 
     def _drain(self) -> None:
+        if self._reader is None:
+            self._read_frames()
+            waits = False
+        else:
+            waits = self._reader(DRAIN_FRAMES, DRAIN_BYTES)
+        if self._closed:
+            return
+        if (self._drained() or waits) and not self._returning and self._loop is not None:
+            self._returning = True
+            self._loop.call_soon(self._return)
+
+    def _read_frames(self) -> None:
         callback, virtual = self._callback, self._virtual
         assert callback is not None
         header = self._header
@@ -143,7 +172,7 @@ class KernelTap:
                 self._busy = number > 1
                 break
             except OSError as error:
-                self._gone(error)
+                self.gone(error)
                 return
             left_bytes -= len(frame)
             if not header:
@@ -157,18 +186,15 @@ class KernelTap:
                 break
             if not self._busy and len(frame) < SMALL_BYTES and self._wake_ups % LOOK_AGAIN:
                 break
-        if self._drained() and not self._returning and self._loop is not None:
-            self._returning = True
-            self._loop.call_soon(self._return)
 
     def _return(self) -> None:
         self._returning = False
         if not self._closed:
             self._drain()
 
-    def _gone(self, error: OSError) -> None:
-        """EBADFD for good: the event loop would call again at once, for ever."""
-        self.close()
+    def gone(self, error: OSError) -> None:
+        """The device can't be read any more: close, and say so."""
+        self.close()  # It would stay readable: the event loop would call again at once, for ever.
         log.error("TAP device '%s' is gone: %s", self.name, error.strerror)
         if self._lost is not None:
             self._lost(f"TAP device '{self.name}' is gone: {error.strerror}")

@@ -75,6 +75,8 @@ class Head:
                 raise BadFrame("a fragment")
         else:
             raise BadFrame("neither IPv4 without options nor IPv6")
+        if transport < (IPV6_HEADER_BYTES if first >> 4 == 6 else IPV4_HEADER_BYTES):
+            raise BadFrame(f"a transport header at {transport}")
         if protocol == TCP and len(packet) >= start + transport + _TCP_HEADER_BYTES:
             header_bytes = transport + (packet[start + transport + 12] >> 4) * 4
             if header_bytes < transport + _TCP_HEADER_BYTES:

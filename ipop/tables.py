@@ -35,6 +35,8 @@ def show_status(status: dict[str, Any], now: float) -> None:
     grid.add_row("addresses", f"{'  '.join(node['addresses'])}  on {node['tap']}")
     if "mtu" in node:
         grid.add_row("MTU", f"{node['mtu']} bytes, on links of {node['underlay_mtu']}")
+    for state in node.get("offloads", {}).get("fast path", ()):
+        grid.add_row("fast path", Text(state))
     grid.add_row("up for", duration_text(node["uptime_s"]))
     size = ring["size_estimate"]
     grid.add_row("ring", f"about {size} node{'' if size == 1 else 's'}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv ready: Python 3.11 or newer, the locked dependencies, this project (editable), and the system
-# tools named as arguments. Installs what the system lacks when it may (root and apt); otherwise it names that
-# in one line and stops. Running it again costs nothing when nothing has changed.
+# tools named as arguments; the data path in C too, where that can be built. Installs what the system lacks when it may
+# (root and apt); otherwise it names that in one line and stops. Running it again costs nothing when nothing has changed.
 #
 #   scripts/setup.sh [TOOL...]      TOOL is a command, for example ip, ping, sshd
 set -euo pipefail
@@ -78,10 +78,19 @@ dependencies() {
         $VENV/bin/pip install --no-deps --no-build-isolation -e . >>$LOG 2>&1
 }
 
+compiles() { # PYTHON ; whether extensions for it can be built here
+    command -v cc >/dev/null && [ -e "$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]
+}
+
+built() {
+    $VENV/bin/python -c 'import ipop._fastpath' 2>/dev/null
+}
+
 environment() {
     local python
     python=$(modern_python) || fail "needs Python 3.11 or newer (python3 is $(python3 --version 2>&1 || echo missing))"
-    if [ "$STAMP" -nt requirements.lock ] && [ "$STAMP" -nt pyproject.toml ] && $VENV/bin/python -c '' 2>/dev/null; then
+    if [ "$STAMP" -nt requirements.lock ] && [ "$STAMP" -nt pyproject.toml ] && $VENV/bin/python -c '' 2>/dev/null &&
+        [ -z "$(find ipop/native -newer $STAMP)" ]; then
         return
     fi
     "$python" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
@@ -89,12 +98,20 @@ environment() {
     $VENV/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear $VENV
     if ! dependencies; then
         # Most dependencies come as wheels; where one doesn't for this Python or machine, it must be compiled.
-        if command -v cc >/dev/null && [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then
+        if compiles "$python"; then
             tail -n 15 $LOG >&2
             fail "pip failed, see above and $LOG"
         fi
         install gcc libc6-dev "$(basename "$(readlink -f "$python")")-dev"
         dependencies || { tail -n 15 $LOG >&2; fail "pip failed, see above and $LOG"; }
+    fi
+    if ! built; then
+        # Everything works without the data path in C, only slower. Tests of it need it.
+        if ! compiles "$python" && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+            install gcc libc6-dev "$(basename "$(readlink -f "$python")")-dev"
+            dependencies || { tail -n 15 $LOG >&2; fail "pip failed, see above and $LOG"; }
+        fi
+        built || echo "setup: the data path in C was not built (see $LOG); Python moves all packets" >&2
     fi
     touch $STAMP
 }

@@ -47,10 +47,10 @@ def run(
     plots: Annotated[bool, typer.Option(help="Draw the plots at the end.")] = True,
 ) -> None:
     """Run a scenario with every seed at every swept point. Prints each measure, and where the results are."""
-    from sims.executor import executor_for
+    from sims.executor import ExecutorError, executor_for
     from sims.plots import draw_all
     from sims.results import Results
-    from sims.runner import find_scenario, read_file, run_plan
+    from sims.runner import find_scenario, read_file, run_plan, try_files
     from sims.scenario.plan import Wanted, seeds_of
 
     if small and full:
@@ -64,6 +64,7 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
     given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings, full))
+    try_files(given.plan)
     if resume and out is None:
         raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
     folder = out or Path("results") / f"{given.plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -72,11 +73,10 @@ def run(
         with executor_for(engine, jobs) as executor, _Bar(given.plan.name) as bar:
             result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
     except KeyboardInterrupt:
-        _fail(
-            f"interrupted; what is finished is in {folder}: the same command with --resume --out {folder} takes it up, "
-            f"`p2pvpn-sim plot {folder}` draws what there is",
-            INTERRUPTED,
-        )
+        _fail(f"interrupted; {_how_to_go_on(folder)}", INTERRUPTED)
+    except ExecutorError as error:
+        # Before anything began there is nothing to take up.
+        _fail(f"{error}; {_how_to_go_on(folder)}" if results.begun else str(error), 1)
     if plots and result["complete"]:
         draw_all(given.plan, results, result)
     _tell(result)
@@ -120,9 +120,7 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
         results.scenario_text(),
         str(folder / "scenario.toml"),
         lambda name: find(name) or name,
-        Wanted(
-            description["small"], tuple(description["seeds"]), description["settings"], description.get("full", False)
-        ),
+        Wanted(description["small"], tuple(description["seeds"]), description["settings"], description["full"]),
     )
     result = results.conclude(plan, results.failures())
     for name in draw_all(plan, results, result):
@@ -171,6 +169,13 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return (
+        f"what is finished is in {folder}: the same command with --resume --out {folder} takes it up, "
+        f"`p2pvpn-sim plot {folder}` draws what there is"
+    )
 
 
 def _tell(result: dict[str, Any]) -> None:

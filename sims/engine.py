@@ -12,26 +12,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from hashlib import blake2b
-from heapq import heapify, heappop, heappush
+from heapq import heappop
 from random import Random
 from typing import Any, Protocol
 
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
+from sims.agenda import Agenda
+from sims.errors import NeverHappened
 
 START = 1_800_000_000.0  # Every world begins in January 2027, so that certificates have an absolute time to meet.
-COMPACT_ABOVE = 4096  # cancelled timers left in the heap before it is worth sweeping them out
 TRACE_CHUNK_BYTES = 1 << 16
 FROZEN_QUEUE_BYTES = 212_992  # what Linux gives a UDP socket by default (net.core.rmem_default)
 
-# (when, sequence number, what to call, with what), or (when, sequence number, a timer, None). No two sequence numbers
-# are equal, so the comparison of entries never gets past the first two fields.
-Entry = tuple[float, int, Any, "tuple[Any, ...] | None"]
-
 _TRACE = struct.Struct("<dIII")
-
-
-class NeverHappened(AssertionError):
-    """A run reached its limit before what it waited for came true. The text names the seed."""
 
 
 class SimTimer:
@@ -59,7 +52,7 @@ class SimTimer:
 class Engine:
     """Virtual time. `after_event` functions run after every event: the place for omniscient checks."""
 
-    __slots__ = ("_cancelled", "_hash", "_heap", "_sequence", "_trace", "after_event", "events", "now", "rng", "seed")
+    __slots__ = ("_agenda", "_hash", "_sequence", "_trace", "after_event", "events", "now", "rng", "seed")
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -67,9 +60,8 @@ class Engine:
         self.now = START
         self.events = 0
         self.after_event: list[Callable[[], None]] = []
-        self._heap: list[Entry] = []
+        self._agenda = Agenda()
         self._sequence = 0
-        self._cancelled = 0
         self._hash = blake2b(digest_size=16)
         self._trace = bytearray()
 
@@ -77,14 +69,14 @@ class Engine:
         """Call `function(*arguments)` in `delay_s` seconds, in a later event even when that is 0. Not cancellable."""
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        heappush(self._heap, (at, self._sequence, function, arguments))
+        self._agenda.add((at, self._sequence, function, arguments))
 
     def call_later(self, delay_s: float, callback: Callable[[], None], owner: SimHost | None = None) -> SimTimer:
         """A timer. With an `owner`, it waits while that host is frozen, and never runs once it is down."""
         timer = SimTimer(self, callback, owner)
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        heappush(self._heap, (at, self._sequence, timer, None))
+        self._agenda.add((at, self._sequence, timer, None))
         return timer
 
     def run_for(self, duration_s: float) -> None:
@@ -128,17 +120,14 @@ class Engine:
         return self._hash.hexdigest()
 
     def count_cancelled(self) -> None:
-        """A timer in the heap has become void. Sweeps the heap once most of it is void."""
-        self._cancelled += 1
-        if self._cancelled > COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
-            # In place: a running loop holds on to this list.
-            self._heap[:] = [entry for entry in self._heap if entry[3] is not None or entry[2].callback is not None]
-            heapify(self._heap)
-            self._cancelled = 0
+        """A timer has become void."""
+        self._agenda.cancelled()
 
     def _run_to(self, until: float) -> None:
-        heap, hooks, running = self._heap, self.after_event, HostState.RUNNING
-        while heap and heap[0][0] <= until:
+        agenda, heap, hooks, running = self._agenda, self._agenda.heap, self.after_event, HostState.RUNNING
+        while heap or agenda.turn(until):
+            if heap[0][0] > until:
+                break
             at, _, what, arguments = heappop(heap)
             if arguments is not None:
                 self.now = at
@@ -147,7 +136,7 @@ class Engine:
             else:
                 callback = what.callback
                 if callback is None:
-                    self._cancelled -= 1
+                    agenda.dropped()
                     continue
                 self.now = at
                 self.events += 1
@@ -165,15 +154,15 @@ class Engine:
 
     def _step(self, until: float) -> bool:
         """Run the next event due by `until`; False when there is none."""
-        while self._heap and self._heap[0][0] <= until:
-            events = self.events
-            at = self._heap[0][0]
+        agenda, heap = self._agenda, self._agenda.heap
+        while (heap or agenda.turn(until)) and heap[0][0] <= until:
             # The event itself may schedule others for this instant; they are left for the next step.
-            _, _, what, arguments = heappop(self._heap)
+            at, _, what, arguments = heappop(heap)
             if arguments is None and what.callback is None:
-                self._cancelled -= 1
+                agenda.dropped()
                 continue
-            self.now, self.events = at, events + 1
+            self.now = at
+            self.events += 1
             if arguments is not None:
                 what(*arguments)
             elif what.owner is None:

@@ -35,6 +35,9 @@ CODE = ("dht", "shortcuts", "ipop", "sims")
 PACKAGES = ("cryptography", "msgpack", "numpy", "matplotlib", "distributed")
 # Of run.json, what must be the same for an interrupted run to be taken up.
 SAME = ("scenario_sha256", "settings", "small", "full", "points", "seeds", "code_sha256", "data_sha256", "python")
+# What is read again, and what it must be.
+DESCRIPTION: Mapping[str, type] = {"points": list, "seeds": list, "settings": dict, "small": bool, "full": bool}
+FACTS: Mapping[str, type] = {"point": int, "seed": int, "trace_hash": str, "events": int}
 
 
 class ResultsError(Exception):
@@ -106,6 +109,11 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are any, of a run that is over or not."""
+        return (self.folder / "run.json").exists()
+
     def begin(self, text: str, description: Mapping[str, Any], resume: bool) -> None:
         """Make the folder ready, or take up what was interrupted there. Raises ResultsError."""
         described_at = self.folder / "run.json"
@@ -121,7 +129,7 @@ class Results:
             return
         if not described_at.exists():
             raise ResultsError(f"{self.folder} is not empty, and holds no results: choose another with --out")
-        earlier = self._json(described_at)
+        earlier = self.description()
         wanted = len(earlier["points"]) * len(earlier["seeds"])
         finished = len(list((self.folder / "rows").glob("*.json")))
         if not resume:
@@ -132,7 +140,7 @@ class Results:
                 " chooses another folder"
             )
         for key in SAME:
-            if earlier[key] != json.loads(json.dumps(description[key])):
+            if earlier.get(key) != json.loads(json.dumps(description[key])):
                 raise ResultsError(
                     f"{self.folder} can't be taken up: '{key}' in run.json is not the same now; choose another folder"
                     " with --out"
@@ -160,7 +168,7 @@ class Results:
 
     def facts(self) -> list[dict[str, Any]]:
         """Of every finished run, by point and seed."""
-        found = [self._json(path) for path in (self.folder / "rows").glob("*.json")]
+        found = [self._json(path, FACTS) for path in (self.folder / "rows").glob("*.json")]
         return sorted(found, key=lambda facts: (facts["point"], facts["seed"]))
 
     def rows(self, point: int | None = None) -> Iterator[Row]:
@@ -178,19 +186,22 @@ class Results:
 
     def description(self) -> dict[str, Any]:
         """run.json. Raises ResultsError."""
-        return self._json(self.folder / "run.json")
+        return self._json(self.folder / "run.json", DESCRIPTION)
 
     def scenario_text(self) -> str:
         """Raises ResultsError."""
+        path = self.folder / "scenario.toml"
         try:
-            return (self.folder / "scenario.toml").read_text("utf-8")
+            return path.read_text("utf-8")
         except OSError as error:
-            raise ResultsError(f"{self.folder}: no scenario.toml: {error.strerror or error}") from None
+            raise ResultsError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ResultsError(f"{path}: damaged: this is no text in UTF-8") from None
 
     def failures(self) -> list[dict[str, Any]]:
         """Those that result.json tells of; none before there is one."""
         path = self.folder / "result.json"
-        return list(self._json(path)["failures"]) if path.exists() else []
+        return list(self._json(path, {"failures": list})["failures"]) if path.exists() else []
 
     def conclude(self, plan: Plan, failures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Write result.json, and return what is in it. Raises ResultsError where a measure can't be taken."""
@@ -212,8 +223,8 @@ class Results:
             "complete": not failures and len(facts) == len(plan.points) * len(plan.seeds),
             "trace_hash": _trace_hashes(points),
             "seeds": list(plan.seeds),
-            "commit": description["commit"],
-            "dirty": description["dirty"],
+            "commit": description.get("commit"),
+            "dirty": description.get("dirty"),
             "points": points,
             "failures": list(failures),
         }
@@ -249,15 +260,21 @@ class Results:
             measured[measure.name] = estimate
         return measured
 
-    def _json(self, path: Path) -> dict[str, Any]:
+    def _json(self, path: Path, expected: Mapping[str, type]) -> dict[str, Any]:
+        """An object with at least the `expected` values."""
         try:
             found = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ResultsError(f"{self.folder} holds no results of p2pvpn-sim: there is no {path.name}") from None
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{path}: {error}") from None
+        except OSError as error:
+            raise ResultsError(f"{path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ResultsError(f"{path}: damaged: {error}") from None
         if not isinstance(found, dict):
             raise ResultsError(f"{path}: not what p2pvpn-sim writes")
+        for key, kind in expected.items():
+            if not isinstance(found.get(key), kind):
+                raise ResultsError(f"{path}: not what p2pvpn-sim writes: '{key}' is missing, or something else")
         return found
 
     def _write(self, name: str, content: bytes) -> None:

@@ -19,7 +19,8 @@ from dht.envelope import HOP_LIMIT, Mode
 from dht.identity import Identity
 from dht.node import Node, PingResult
 from dht.path import Tunnel
-from sims.engine import Engine, NeverHappened
+from sims.engine import Engine
+from sims.errors import NeverHappened
 from sims.latency import Latency
 from sims.network import Network
 from sims.world import World

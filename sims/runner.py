@@ -56,6 +56,22 @@ def read_file(path: Path, wanted: Wanted) -> Given:
     return Given(path, text, read_scenario(text, str(path), finder(path.parent), wanted))
 
 
+def try_files(plan: Plan) -> None:
+    """Read every data file that a plan names, once, as its runs will. Raises ScenarioError for one that they can't use,
+    so that it is told once and at once."""
+    tried: list[object] = []
+    for _, scenario in plan.points:
+        for part in scenario.parts():
+            trial: Callable[[], None] | None = getattr(part, "trial", None)
+            if trial is None or part in tried:
+                continue
+            tried.append(part)
+            try:
+                trial()
+            except (ValueError, OSError) as error:
+                raise ScenarioError(f"{plan.named_at[part.file]}: {error}") from None
+
+
 def finder(beside: Path) -> Callable[[str], str | None]:
     """Finds the data files of a scenario: beside it, or in the directory that P2PVPN_DATA names."""
     places = [beside]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Protocol
 
-from dht import contact, messages, packing
+from dht import contact, messages, noise
 from dht.host import Endpoint
 from dht.identity import Identity
 from dht.node import Node, NodeConfig
@@ -49,6 +49,7 @@ class Ring(Protocol):
 
 LEAST_REMEMBERED = 4096
 REMEMBERED_A_NODE = 4  # of each kind
+SECRETS_A_NODE = 32  # about one a peer
 
 
 class World:
@@ -72,8 +73,9 @@ class World:
         self.interfaces: dict[int, Sequence[Interface]] = {}  # by number: of nodes that were put behind something
         self._identities = list(identities)
         # What one node remembers of the messages of its own few peers, here all nodes share.
-        for module in (contact, messages, packing):
+        for module in (contact, messages):
             module.remember(max(LEAST_REMEMBERED, REMEMBERED_A_NODE * len(self._identities)))
+        noise.remember(max(noise.REMEMBERED, SECRETS_A_NODE * len(self._identities)))
         self._config = config or NodeConfig()
         self._link = link
 

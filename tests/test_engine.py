@@ -8,7 +8,9 @@ import weakref
 import pytest
 
 from dht.host import Endpoint
-from sims.engine import COMPACT_ABOVE, START, Engine, HostState, NeverHappened
+from sims.agenda import SWEEP_ABOVE
+from sims.engine import START, Engine, HostState
+from sims.errors import NeverHappened
 from sims.latency import Constant
 from sims.network import Network
 
@@ -114,12 +116,12 @@ def test_cancelled_timers_neither_pile_up_nor_hold_what_they_would_have_called()
     kept = [engine.call_later(10.0, lambda: None) for _ in range(100)]
     heavy = Heavy()
     alive = weakref.ref(heavy)
-    for _ in range(20 * COMPACT_ABOVE):
+    for _ in range(20 * SWEEP_ABOVE):
         engine.call_later(1000.0, heavy.run).cancel()
     del heavy
     gc.collect()
     assert alive() is None
-    assert len(engine._heap) <= len(kept) + 2 * COMPACT_ABOVE
+    assert len(engine._agenda) <= len(kept) + 2 * SWEEP_ABOVE
     engine.run_for(2000.0)
     assert engine.events == 100
 

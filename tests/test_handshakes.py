@@ -204,3 +204,39 @@ def test_under_a_flood_a_member_still_joins_and_no_answer_is_longer_than_its_que
     assert all(len(datagram) <= FULL_INITIATION_BYTES for datagram in answers)
     assert sum(datagram[0] == 0x12 for datagram in answers) < total / 2
     assert len(answers) > BUSY_HANDSHAKES
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whom_we_have_just_answered_is_not_dialled_back(seed: int) -> None:
+    wire = Wire(seed, 2)
+    one, other = wire.node(0), wire.node(1)
+    contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
+    one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
+    peers = other._parts.sessions.peers
+    wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
+    got: list[bool] = []
+    other._parts.linker.link(contact, lambda peer: got.append(peer is not None))
+    assert got == []
+    wire.engine.run_for(2)
+    assert got == [True] and edge(one, other) and edge(other, one)
+    sent = wire.to_from(endpoint_of(other), endpoint_of(one))
+    assert [datagram[0] for datagram in sent].count(0x11) == 0
+
+
+def test_whose_first_packet_is_lost_is_dialled_after_all() -> None:
+    wire = Wire(1, 2)
+    one, other = wire.node(0), wire.node(1)
+    contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
+    one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
+    peers = other._parts.sessions.peers
+    wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
+    here, there = wire.network.at(endpoint_of(one)), wire.network.at(endpoint_of(other))
+    assert here is not None and there is not None
+    wire.network.cut(here, there, both_ways=False)
+    other._parts.linker.link(contact)
+    wire.engine.run_for(0.5)
+    assert [datagram[0] for datagram in wire.to_from(endpoint_of(other), endpoint_of(one))].count(0x11) == 0
+    wire.network.heal()
+    wire.engine.run_for(2)
+    assert edge(one, other) and edge(other, one)
+    assert [datagram[0] for datagram in wire.to_from(endpoint_of(other), endpoint_of(one))].count(0x11) > 0

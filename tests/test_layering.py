@@ -38,6 +38,7 @@ SHELLS = {
     "ipop.device",
     "ipop.device_setup",
     "ipop.embed",
+    "ipop.fastpath",
     "ipop.group_cli",
     "ipop.group_files",
     "ipop.notify",

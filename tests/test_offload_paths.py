@@ -42,9 +42,16 @@ OFFLOADS = {
 class Ends:
     """Alice and bob, joined over loopback."""
 
-    def __init__(self, alice: Offloads, bob: Offloads, batching: tuple[bool, ...], relayed: bool = False) -> None:
+    def __init__(
+        self,
+        alice: Offloads,
+        bob: Offloads,
+        batching: tuple[bool, ...],
+        relayed: bool = False,
+        tap: Callable[[str, Offloads], Any] = MemoryTap,
+    ) -> None:
         """`relayed`: one speaks IPv4 and the other IPv6, and only a third speaks both."""
-        self.taps = [MemoryTap("alice", alice), MemoryTap("bob", bob), MemoryTap("relay")]
+        self.taps = [tap("alice", alice), tap("bob", bob), tap("relay", alice if tap is not MemoryTap else NO_OFFLOADS)]
         listens = ("127.0.0.1", "::1", "0.0.0.0") if relayed else ("127.0.0.1", "127.0.0.1")
         self.hosts = [
             UdpHost(Endpoint(address, 0), batching=each) for address, each in zip(listens, batching, strict=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from dht.ids import RING, nearest
+from dht.messages import Find, Found, Message
 from dht.node import GetResult, Node, PutResult
 from dht.ring import NEAR
+from sims.constructed import construct
 from sims.engine import Engine
 from sims.latency import Constant
 from sims.network import Network
@@ -114,6 +118,43 @@ def test_two_nodes_that_join_at_the_same_instant_both_find_their_place(seed: int
     world.start(10)
     world.start(11)
     assert world.engine.run_until(world.whole, limit_s=60) <= 5.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fifty_nodes_that_start_at_the_same_instant_form_one_ring_within_seconds(seed: int) -> None:
+    world = make_world(50, seed, rtt_ms=100.0)
+    world.start(0, ())
+    world.engine.run_until(lambda: world.nodes[0].member, limit_s=10)
+    for number in range(1, 50):
+        world.start(number, (0,))
+    took_s = world.engine.run_until(world.whole, limit_s=60)
+    print(f"seed {seed}: whole after {took_s:.1f} s")
+    assert took_s <= 8.0, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lookups_find_their_way_around_a_third_of_all_nodes_that_has_just_died(seed: int) -> None:
+    engine = Engine(seed)
+    world = World(engine, Network(engine, Constant(50.0)), make_identities(150, seed, now=START_S))
+    construct(world, 150)
+    engine.run_for(5)
+    for victim in engine.rng.sample(world.nodes, 50):
+        world.crash(victim)
+    wanted: list[int] = []
+    answers: list[tuple[int, Message | None]] = []
+    for _ in range(60):
+        target = engine.rng.randrange(0, RING)
+        wanted.append(nearest(target, [node.id for node in world.nodes], 1)[0])
+        engine.rng.choice(world.nodes).find(Find(target), partial(answered, answers, wanted[-1]))
+    engine.run_until(lambda: len(answers) == 60, limit_s=6)
+    found = [answer.contacts[0].id == right for right, answer in answers if isinstance(answer, Found)]
+    print(f"seed {seed}: {len(found)} of 60 answered, {sum(found)} by the right node")
+    assert len(found) >= 59, f"seed {seed}"
+    assert sum(found) >= 57, f"seed {seed}"
+
+
+def answered(answers: list[tuple[int, Message | None]], right: int, answer: Message | None) -> None:
+    answers.append((right, answer))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

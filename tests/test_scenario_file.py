@@ -108,8 +108,8 @@ def test_the_small_values_replace_the_others_and_the_command_line_replaces_both(
     mine = read(text, Wanted(True, (7,), {"nodes": 4, "workload.lookups.count": 9}))
     assert mine.seeds == (7,)
     assert [(settings, each.general.nodes) for settings, each in mine.points] == [
-        ({"network.loss": 0.1}, 4),
-        ({"network.loss": 0.2}, 4),
+        ({"nodes": 4, "network.loss": 0.1}, 4),
+        ({"nodes": 4, "network.loss": 0.2}, 4),
     ]
     assert mine.points[0][1].workloads[0].part.count == 9
 
@@ -188,6 +188,26 @@ MISTAKES = [
         BASE + "[[workload]]\nkind = 'sims.scenario.faults:Crash'\n",
         "my.toml, line 3: workload.0.kind: 'sims.scenario.faults:Crash' is no dataclass with a method 'start'",
     ),
+    (
+        BASE + "[[workload]]\nkind = 'lookups'\n[[measure]]\nname = 'm'\nrows = 'lokup'\nreduce = 'count'\n",
+        "my.toml, line 6: measure.0.rows: nothing in this scenario records rows of kind 'lokup' (did you mean",
+    ),
+    (
+        BASE + "[[workload]]\nkind = 'lookups'\n[[measure]]\nname = 'm'\nrows = 'lookup'\nvalue = 'hpos'\n",
+        "my.toml, line 7: measure.0.value: no row of kind 'lookup' has 'hpos' (did you mean 'hops'?); there are: ok, ",
+    ),
+    (
+        BASE + "[[probe]]\nkind = 'ring'\n[[plot]]\nname = 'p'\nrows = 'ring'\nx = 't_s'\ny = 'whole'\nby = 'loss'\n",
+        "my.toml, line 9: plot.0.by: no row of kind 'ring' has 'loss'",
+    ),
+    (
+        BASE + "[[measure]]\nname = 'm'\nrows = 'x'\nreduce = 'count'\n",
+        "my.toml, line 4: measure.0.rows: nothing in this scenario records rows of kind 'x'; there are none",
+    ),
+    (
+        BASE + "[arrival]\nkind = 'constructed'\nstart = 6\n",
+        "my.toml, line 4: arrival.start: 6 can't start, for `nodes` is 5",
+    ),
     (BASE + "[stack]\nrouting = 'x'\n", "my.toml, line 3: stack.routing: 'x' can't be imported"),
 ]
 
@@ -201,6 +221,17 @@ def test_a_mistake_on_the_command_line_is_found_there() -> None:
     assert error_of(BASE, Wanted(settings={"nodes": -3})) == "--set nodes: nodes: -3 is less than 1"
     assert "no such key" in error_of(BASE, Wanted(settings={"network.los": 1}))
     assert error_of(BASE + "[small]\nnodes = -1\n", Wanted(small=True)) == "my.toml, line 3: nodes: -1 is less than 1"
+
+
+def test_one_value_of_what_is_swept_leaves_plots_and_tables_what_they_go_by() -> None:
+    text = (
+        BASE
+        + "[[workload]]\nkind = 'lookups'\n[sweep]\nnetwork.loss = [0.1, 0.2]\n"
+        + "[[measure]]\nname = 'm'\nrows = 'lookup'\nreduce = 'count'\n"
+        + "[[plot]]\nname = 't'\nkind = 'table'\nx = 'network.loss'\nmeasures = ['m']\n"
+    )
+    ((settings, scenario),) = read(text, Wanted(settings={"network.loss": 0.3})).points
+    assert settings == {"network.loss": 0.3} and scenario.network.loss == 0.3
 
 
 def test_the_published_size_is_a_table_of_its_own() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sims.scenario.catalogue import SHIPPED
 from sims.scenario.perform import perform
 from sims.scenario.plan import Plan, Wanted, read_scenario
+from sims.scenario.recorded import ADDED, rows_of
 from tests.evaluation import DATA
 
 FOLDER = Path(__file__).resolve().parent.parent / "sims" / "scenarios"
@@ -38,6 +40,11 @@ def test_an_experiment_runs_small_and_its_measures_have_values(name: str) -> Non
     for point, (settings, scenario) in enumerate(plan.points):
         done = perform(scenario, plan.seeds[0], point, settings)
         rows = [json.loads(line) for line in done.rows]
+        recorded = rows_of(scenario.parts(), SHIPPED.parts())
+        assert recorded is not None
+        for row in rows:
+            values = set(row) - {*ADDED, *settings}
+            assert values <= set(recorded[row["kind"]]), f"{name}: a part records more than it says"
         for measure in plan.measures:
             chosen = measure.selection
             number = chosen.number([row for row in rows if chosen.takes(row)])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sims.executor import DaskCluster, LocalProcesses
-from sims.results import Results, ResultsError
-from sims.runner import read_file, run_plan
-from sims.scenario.plan import Wanted
+from sims.executor import DaskCluster, Done, LocalProcesses
+from sims.results import Results, ResultsError, described
+from sims.runner import read_file, run_plan, tasks_of
+from sims.scenario.plan import Wanted, read_scenario
 from tests.patience import PATIENCE_S
 
 SCENARIO = """
@@ -145,6 +145,73 @@ def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
         _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert told.startswith("p2pvpn-sim: interrupted; ") and "--resume" in told and told.count("\n") == 1
+
+
+def test_a_killed_worker_is_one_line_that_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    with subprocess.Popen(
+        [*command, "--set", "sweep.duration_s=[1, 1000000]"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        gives_up = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "out" / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 1
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert told.startswith("p2pvpn-sim: a process that performed runs was killed, ") and "--resume" in told
+    assert told.count("\n") == 1
+
+
+def test_a_data_file_that_cannot_be_used_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "rtts.txt").write_text("0 10\n10 far\n")
+    path = tmp_path / "measured.toml"
+    path.write_text("nodes = 2\n[network.latency]\nkind = 'matrix'\nfile = 'rtts.txt'\n[sweep]\nnodes = [2, 3]\n")
+    ran = sim("run", path, "--out", "out", "--seeds", "1-10", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "measured.toml, line 4: network.latency.file: " in ran.stderr and "'far' is not a number" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("run.json", b"{", "run.json: damaged: "),
+        ("run.json", b"[]", "run.json: not what p2pvpn-sim writes"),
+        ("run.json", b"{}", "run.json: not what p2pvpn-sim writes: 'points' is missing, or something else"),
+        ("scenario.toml", b"\xff", "scenario.toml: damaged: this is no text in UTF-8"),
+        ("result.json", b"{}", "result.json: not what p2pvpn-sim writes: 'failures' is missing"),
+        (
+            "rows/point-0000.seed-1.json",
+            b"{}",
+            "seed-1.json: not what p2pvpn-sim writes: 'point' is missing",
+        ),
+        ("rows/point-0000.seed-1.jsonl.gz", b"x", "point-0000.seed-1.jsonl.gz: damaged: "),
+    ],
+)
+def test_damaged_results_are_refused_by_the_name_of_the_file(
+    name: str, content: bytes, told: str, tmp_path: Path
+) -> None:
+    results = Results(tmp_path / "results")
+    plan = read_scenario("nodes = 1\n", "tiny.toml", lambda name: None)
+    results.begin("nodes = 1\n", described(plan, "nodes = 1\n", {}, []), resume=False)
+    (task,) = tasks_of(plan)
+    results.keep(task, Done(gzip.compress(b'{"kind": "x", "seed": 1}\n'), 1, "hash", 1, 1.0, 1.0, 1))
+    results.conclude(plan, [])
+    assert [row["kind"] for row in results.rows()] == ["x"]
+    (results.folder / name).write_bytes(content)
+    with pytest.raises(ResultsError) as caught:
+        results.scenario_text()
+        results.description()
+        results.failures()
+        list(results.rows())
+    assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_folder_of_something_else_is_left_alone(scenario: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sims import speed
-from sims.engine import NeverHappened
+from sims.errors import NeverHappened
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--nodes", "8", "--steady", "5", "--lookups", "20", "--json")

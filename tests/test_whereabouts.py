@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from dht.coordinate import Coordinate
@@ -81,7 +79,7 @@ def test_nodes_that_know_no_coordinates_are_pinged_as_before() -> None:
 def test_only_direct_round_trips_count(pair: tuple[Whereabouts, Peer, Node]) -> None:
     whereabouts, peer, node = pair
     for path in (None, Tunnel(7, 7)):
-        node.parts.pings.pinged(peer, replace(pinged(peer), path=path))
+        node.parts.pings.pinged(peer, pinged(peer)._replace(path=path))
     assert len(whereabouts.vivaldi) == 0
     node.parts.pings.pinged(peer, pinged(peer))
     assert len(whereabouts.vivaldi) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from dht.budget import Budget
@@ -228,10 +228,12 @@ class Groups:
             return min(ADJACENT_S, self._interval_s())
         return self._interval_s()
 
-    def adjacent(self) -> Iterator[int]:
+    def adjacent(self) -> tuple[int, ...]:
         """Whom some group has for immediate successor or predecessor."""
-        for subring in self._by_tag.values():
-            yield from subring.ring.near.lists.adjacent()
+        if not self._by_tag:
+            return ()
+        rings = [subring.ring for subring in self._by_tag.values()]
+        return tuple(node_id for ring in rings for node_id in ring.near.lists.adjacent())
 
     def _make(self, right: Right, notice: bytes) -> Subring:
         subring = Subring(

@@ -2,8 +2,9 @@
 
 Rows. "find": `outcome` (right: the live node nearest to the target answered; wrong: another did; none), `ok`, `hops`,
 `took_ms`, `direct_ms` (the model's round trip between the two, without jitter), `timeouts` (how often the question had
-to be repeated: after `dht.requests.TIMEOUTS_S`). "get": `found`, `robust`, `took_ms`, `points` (that answered).
-"put": `stored` (replica points), `ok`.
+to be repeated: after `dht.requests.TIMEOUTS_S`). "finds": at the end, `around`: a question, how many times a node gave
+it, or its answer, to one that it then found silent and went around. "get": `found`, `robust`, `took_ms`, `points` (that
+answered). "put": `stored` (replica points), `ok`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 from dht.ids import RING, closer
 from dht.messages import Find, Found, Message
@@ -18,10 +20,11 @@ from dht.node import GetResult, Node, PutResult
 from dht.requests import TIMEOUTS_S
 from sims.attack import HostileRouter
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 from sims.world import World
 
 RECORD_LIFETIME_S = 3 * 3600.0
+_AROUND = "envelope_sent_around"
 _REPEATED_AFTER_S = tuple(accumulate(TIMEOUTS_S))
 
 
@@ -49,12 +52,21 @@ def direct_ms(world: World, one: int, other: int) -> float:
 class Finds:
     """Random honest members ask who is nearest to random places on the ring."""
 
+    ROWS: ClassVar[Rows] = {"find": ("outcome", "ok", "hops", "took_ms", "direct_ms", "timeouts"), "finds": ("around",)}
+
     count: int = option(1000, "questions in all", at_least=1)
     rate_per_s: float = option(100.0, "questions a second", above=0.0)
 
     def start(self, run: Run) -> None:
+        before = {node.id: node.counters[_AROUND] for node in run.world.nodes}
+
+        def count() -> None:
+            times = sum(node.counters[_AROUND] - before.get(node.id, 0) for node in run.world.nodes)
+            run.record.row("finds", around=times / self.count)
+
         for number in range(self.count):
             run.later(number / self.rate_per_s, lambda: self._ask(run))
+        run.at_end(count)
 
     def _ask(self, run: Run) -> None:
         world = run.world
@@ -99,6 +111,8 @@ class Finds:
 @dataclass(frozen=True, kw_only=True)
 class Records:
     """Random honest members publish one record each and keep it renewed; others read them, from `read_after_s` on."""
+
+    ROWS: ClassVar[Rows] = {"put": ("stored", "ok"), "get": ("found", "robust", "took_ms", "points")}
 
     records: int = option(100, "records in all; at most one name each", at_least=1)
     reads: int = option(1000, "readings in all", at_least=1)

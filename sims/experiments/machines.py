@@ -12,11 +12,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sims.coordinates import JOIN_SAMPLES, JOINERS, ROUNDS, Space
 from sims.proxies import SYMMETRIC, proxied
 from sims.scenario.options import option, share
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 
 MAX_NODES = 2000  # every pair is looked at
 
@@ -24,6 +25,8 @@ MAX_NODES = 2000  # every pair is looked at
 @dataclass(frozen=True, kw_only=True)
 class Coordinates:
     """Vivaldi machines at as many places, each measuring its edges once a round."""
+
+    ROWS: ClassVar[Rows] = {"coordinates": ("round", "median", "p90", "stable", "joiner")}
 
     nodes: int = option(490, "how many", at_least=10, at_most=MAX_NODES)
     rounds: int = option(ROUNDS, "how many; one is 27 s", at_least=1)
@@ -55,6 +58,8 @@ class Coordinates:
 @dataclass(frozen=True, kw_only=True)
 class Proxies:
     """Pairs of nodes behind symmetric NATs, in a ring of as many nodes: what each way between them takes."""
+
+    ROWS: ClassVar[Rows] = {"proxy": ("way", "rtt_ms")}
 
     nodes: int | None = option(None, "how many; none: as many as the scenario has", at_least=20, at_most=MAX_NODES)
     pairs: int = option(1000, "how many", at_least=1)

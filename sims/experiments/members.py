@@ -12,7 +12,7 @@ from dht.node import Node
 from sims.attack import Attack, turn
 from sims.churn import PRESETS, load_trace, replay, sessions
 from sims.constructed import construct
-from sims.engine import NeverHappened
+from sims.errors import NeverHappened
 from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
 from sims.scenario.options import DataFile, option, share
@@ -36,14 +36,25 @@ class WellKnown:
     whole_within_s: float = option(600.0, "how long a whole ring is waited for", at_least=0.0)
     settle_s: float = option(30.0, "how long to wait after that", at_least=0.0)
 
+    def unfit(self, scenario: Scenario) -> tuple[Where, str] | None:
+        """What is wrong with it for a scenario, and its key."""
+        return _too_many(self.start, scenario)
+
     def arrive(self, run: Run) -> None:
         engine = run.world.engine
-        for number in range(min(self.start or run.nodes, run.nodes)):
+        for number in range(self.start or run.nodes):
             run.population.start(number, run.rng.sample(range(number), min(self.known, number)))
             engine.run_for(self.gap_s)
         with suppress(NeverHappened):
             engine.run_until(run.world.whole, limit_s=self.whole_within_s, check_every_s=1.0)
         engine.run_for(self.settle_s)
+
+
+def _too_many(start: int | None, scenario: Scenario) -> tuple[Where, str] | None:
+    """Whether more are to start than there are."""
+    if start is None or start <= scenario.general.nodes:
+        return None
+    return ("arrival", "start"), f"{start} can't start, for `nodes` is {scenario.general.nodes}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +78,10 @@ class Constructed:
         ):
             if asked:
                 return where, "a constructed ring can't be had with this: choose another [arrival], such as one-by-one"
-        return None
+        return _too_many(self.start, scenario)
 
     def arrive(self, run: Run) -> None:
-        construct(run.world, min(self.start or run.nodes, run.nodes))
+        construct(run.world, self.start or run.nodes)
         for number, node in enumerate(run.world.nodes):
             run.population.adopt(number, node)
         run.world.engine.run_for(self.settle_s)
@@ -96,6 +107,10 @@ class TracedChurn:
 
     def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
         return replay(load_trace(self.file), nodes, duration_s, rng, skip_s=self.skip_s)
+
+    def trial(self) -> None:
+        """Raises ValueError for a file that is no trace."""
+        load_trace(self.file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +170,10 @@ class FileLink:
     def model(self, nodes: int, rng: Rng) -> Latency:
         found = load(self.file, self.unit_ms, Missing(self.missing))
         return Shuffled(found, nodes, rng) if self.shuffled else found
+
+    def trial(self) -> None:
+        """Raises ValueError for a file of no known format."""
+        load(self.file, self.unit_ms, Missing(self.missing))
 
 
 class Shuffled:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from dht.envelope import HOP_LIMIT, Mode
 from dht.host import Endpoint
@@ -18,7 +19,7 @@ from dht.node import Node
 from dht.path import Tunnel
 from sims.experiments.lookups import direct_ms, honest
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 from sims.world import World
 
 MAX_ALL_PAIRS = 40_000  # more are sampled
@@ -65,6 +66,8 @@ def relays(world: World, one: Node, other: Node) -> float | None:
 class Walks:
     """Pairs of honest members without an edge between them, as where a packet's first hops matter."""
 
+    ROWS: ClassVar[Rows] = {"way": ("way", "rtt_ms", "hops")}
+
     pairs: int = option(1000, "drawn at every observation", at_least=1)
 
     def watch(self, run: Run) -> Callable[[], None]:
@@ -93,6 +96,8 @@ class Walks:
 @dataclass(frozen=True, kw_only=True)
 class Routability:
     """Who reaches whom."""
+
+    ROWS: ClassVar[Rows] = {"walks": ("routable", "hops", "members", "edges", "tunnels")}
 
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 from weakref import WeakSet
 
 from dht.ids import key_of
@@ -23,7 +24,7 @@ from dht.records import replica_points
 from dht.ring import NEAR
 from sims.experiments.lookups import nearest
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 
 
 def consistency(members: Sequence[Node]) -> float:
@@ -83,6 +84,10 @@ def _mark(skipped: list[int], place: int, first: int, end: int) -> None:
 class Ring:
     """How right the near lists are, against who is really there."""
 
+    ROWS: ClassVar[Rows] = {
+        "shape": ("up", "members", "consistency", "whole", "cycle", "cut_off", "principals", "enough_principals")
+    }
+
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:
             world = run.world
@@ -107,6 +112,8 @@ class Ring:
 @dataclass(frozen=True, kw_only=True)
 class Joins:
     """How long every start takes, whenever it happens, and when the ring is whole after the last one."""
+
+    ROWS: ClassVar[Rows] = {"joined": ("took_s", "described_s"), "whole": ("after_s", "nodes")}
 
     look_every_s: float = option(0.05, "how finely times are told", above=0.0)
     give_up_after_s: float = option(
@@ -157,6 +164,8 @@ class Joins:
 class Replicas:
     """Who holds the records of a workload of kind `records`, by that workload's name."""
 
+    ROWS: ClassVar[Rows] = {"record": ("name", "holders", "points")}
+
     of: str = option(meaning="the name of the workload whose records are counted")
     records: int = option(100, "how many it published", at_least=1)
 
@@ -180,6 +189,8 @@ class Replicas:
 @dataclass(frozen=True, kw_only=True)
 class Newcomers:
     """Nodes that are down start one after another, into a ring that is whole."""
+
+    ROWS: ClassVar[Rows] = {"newcomer": ("took_s", "described_s")}
 
     every_s: float = option(2.0, "between two starts", above=0.0)
     look_every_s: float = option(0.02, "how finely times are told", above=0.0)

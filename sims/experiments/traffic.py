@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 from weakref import WeakSet
 
 from dht.envelope import HEADER_BYTES, Content, Inner
 from dht.messages import Message
 from dht.node import Node
 from dht.peer import Peer
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 
 LOOK_EVERY_S = 0.05  # for nodes that have just started; what they send before is not counted
 
@@ -26,6 +27,8 @@ LOOK_EVERY_S = 0.05  # for nodes that have just started; what they send before i
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """Bytes per node and second."""
+
+    ROWS: ClassVar[Rows] = {"bandwidth": ("sent_bps", "received_bps", "most_sent_bps", "datagrams_ps")}
 
     def watch(self, run: Run) -> Callable[[], None]:
         before: dict[int, tuple[int, int, int]] = {}
@@ -87,6 +90,8 @@ def message_type(plaintext: bytes) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Messages:
     """Messages by type, counted where they are sealed: on the way out of `dht.sessions.Sessions.send`."""
+
+    ROWS: ClassVar[Rows] = {"message-type": ("type", "per_s", "count")}
 
     def watch(self, run: Run) -> Callable[[], None]:
         sent: Counter[str] = Counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sims.experiments import tables
@@ -26,6 +26,10 @@ class Catalogue:
     churns: Mapping[str, type[Any]]
     attacks: Mapping[str, type[Any]]
     links: Mapping[str, type[Any]]
+
+    def parts(self) -> set[type[Any]]:
+        """All of them."""
+        return {part for field in fields(self) for part in getattr(self, field.name).values()}
 
 
 SHIPPED = Catalogue(

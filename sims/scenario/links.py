@@ -28,6 +28,10 @@ class MatrixLink:
     def model(self, nodes: int, rng: Rng) -> Latency:
         return Matrix.load(self.file)
 
+    def trial(self) -> None:
+        """Raises ValueError for a file that is no matrix."""
+        Matrix.load(self.file)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateLink:
@@ -37,3 +41,7 @@ class CoordinateLink:
 
     def model(self, nodes: int, rng: Rng) -> Latency:
         return Euclid.load(self.file)
+
+    def trial(self) -> None:
+        """Raises ValueError for a file that holds no points."""
+        Euclid.load(self.file)

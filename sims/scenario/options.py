@@ -125,6 +125,7 @@ class OptionReader:
     def __init__(self, source: TomlSource, find: Callable[[str], str | None]) -> None:
         self.source = source
         self.files: dict[str, str] = {}
+        self.named_at: dict[str, str] = {}  # by path: where the scenario names the file, as errors say it
         self._find = find
 
     def read(self, part: type[T], table: Mapping[str, Any], where: Where, besides: Sequence[str] = ()) -> T:
@@ -209,6 +210,7 @@ class OptionReader:
                 where, f"there is no file '{value}' beside the scenario, nor in the directory that P2PVPN_DATA names"
             )
         self.files[value] = found
+        self.named_at[found] = f"{self.source.place(where)}: {'.'.join(map(str, where))}"
         return DataFile(found)
 
 

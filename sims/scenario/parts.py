@@ -15,7 +15,9 @@ also name a class of the reader's own, `kind = "package.module:Class"`.
 | Attack   | `[attack]` kind, fraction        | `alter(node, rng)`: a member turns hostile, before it starts  |
 | Link     | `[network.latency]` kind         | `model(nodes, rng) -> Latency`                                |
 
-An arrival that can't do with everything has a method `unfit(scenario) -> (key's place, what is wrong) | None`.
+An arrival that can't do with everything has a method `unfit(scenario) -> (key's place, what is wrong) | None`. A part
+with a `file` has a method `trial()`, which reads it and raises ValueError for one that it can't use, before anything
+runs.
 
 **Time.** A run has two phases. *Arrival*: `arrive` starts nodes and returns when measuring may begin; that instant is
 `t_s` = 0, and what happened before has negative times. *Measuring* lasts `duration_s`: churn runs, workloads start at
@@ -27,7 +29,8 @@ observe. `Probe.watch` is called before the first node starts, so that it can se
 **Rows.** `run.record.row(kind, **values)` writes one raw row of JSON scalars (str, int, float, bool, None). Added to
 each: `kind`, `seed`, `point` (which of the swept settings), the swept values themselves, and `t_s`. A workload that
 records when the answer comes passes the world's time of the question: `row("lookup", at=began, ...)`. Measures and
-plots are computed from rows and from nothing else.
+plots are computed from rows and from nothing else. A part says which rows it records, and their values, in a class
+variable `ROWS`: a measure of others is refused before anything runs. A part without it may record anything.
 
 **Randomness.** `run.rng` belongs to the part alone: adding a part changes no other's draws. Never use another source.
 A part must not depend on the order of sets, on hashes of texts or on the real clock.
@@ -39,7 +42,7 @@ A part never takes a node's word for what the world can see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from dht.host import Rng
@@ -52,6 +55,7 @@ from sims.scenario.population import Population
 from sims.world import World
 
 Scalar = str | int | float | bool | None
+Rows = Mapping[str, tuple[str, ...]]  # the values of a row, by its kind
 
 # A routing policy of a researcher's own, for the node of an id: `[stack] routing = "package.module:function"`.
 PolicyFor = Callable[[int], Policy]

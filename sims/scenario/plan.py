@@ -45,6 +45,7 @@ from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.options import OptionReader, toml_text
 from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
+from sims.scenario.recorded import flaw, rows_of
 from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
 from sims.toml_source import TomlSource, Where, suggestion
 
@@ -86,6 +87,12 @@ class Scenario:
     faults: tuple[Timed, ...]
     probes: tuple[Timed, ...]
 
+    def parts(self) -> list[Any]:
+        """Every part."""
+        timed = (each.part for each in (*self.workloads, *self.faults, *self.probes))
+        single = (self.link, self.arrival, self.churn, self.attack)
+        return [*timed, *(part for part in single if part is not None)]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -98,6 +105,7 @@ class Plan:
     measures: tuple[MeasureOptions, ...]
     plots: tuple[PlotOptions, ...]
     files: Mapping[str, str]  # where the files are that it names
+    named_at: Mapping[str, str]  # by path: where it names them, as errors say it
     small: bool = False
     full: bool = False
 
@@ -170,9 +178,10 @@ class _Reader:
                     self._set(document, key, value, self._source.place(where))
         for key, value in wanted.settings.items():
             swept = key.removeprefix("sweep.")
-            document["sweep"].pop(swept, None)
-            if swept != key:
-                document["sweep"][swept], origins[swept] = value, ("sweep", swept)
+            if swept != key or key in document["sweep"]:
+                # One value of what is swept else stays swept: plots and tables go by it.
+                document["sweep"][swept] = value if swept != key else [value]
+                origins[swept] = ("sweep", swept)
                 self._source.comes_from(("sweep", swept), f"--set {key}")
             else:
                 self._set(document, key, value, f"--set {key}")
@@ -182,7 +191,9 @@ class _Reader:
         plots = self._entries(document, "plot", PlotOptions)
         points = tuple(self._points(document, origins))
         general = points[0][1].general
-        self._check(measures, plots, points[0][0])
+        rows = rows_of(points[0][1].parts(), self._catalogue.parts())
+        if found := flaw(measures, plots, rows, points[0][0]):
+            self._source.refuse(*found)
         return Plan(
             general.name,
             general.description,
@@ -191,6 +202,7 @@ class _Reader:
             measures,
             plots,
             dict(self._options.files),
+            dict(self._options.named_at),
             wanted.small,
             wanted.full,
         )
@@ -318,22 +330,6 @@ class _Reader:
         if sum(table.values()) > 1 + 1e-9:
             self._source.refuse(("nat",), f"the shares add up to {sum(table.values()):g}, more than 1")
         return tuple((preset, float(value)) for preset, value in table.items())
-
-    def _check(self, measures: Sequence[MeasureOptions], plots: Sequence[PlotOptions], settings: Settings) -> None:
-        """Whether names are used once, and tables name measures that there are."""
-        names = [measure.name for measure in measures]
-        for key, own in (("measure", names), ("plot", [plot.name for plot in plots])):
-            for place, name in enumerate(own):
-                if name in own[:place]:
-                    self._source.refuse((key, place, "name"), f"there is another {key} '{name}'")
-        for place, plot in enumerate(plots):
-            for name in plot.measures:
-                if name not in names:
-                    self._source.refuse(
-                        ("plot", place, "measures"), f"there is no measure '{name}'{suggestion(name, names)}"
-                    )
-            if plot.kind == "table" and plot.x and plot.x not in settings:
-                self._source.refuse(("plot", place, "x"), f"'{plot.x}' is not swept: a table's x is a key of [sweep]")
 
     def _entries(self, document: dict[str, Any], key: str, kind: type[Any]) -> tuple[Any, ...]:
         tables = self._array(document, key)

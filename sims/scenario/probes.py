@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dht.ring import NEAR
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 from sims.world import RingInvariants
 
 
@@ -17,6 +18,8 @@ class RingProbe:
     """How whole the ring is. Rows of kind 'ring': nodes, members, wrong (near lists that are not exactly what they
     should be, of two a node), whole, unstable (members whose nearest successor or predecessor is wrong, each counted),
     and inconsistency: unstable / (2 members)."""
+
+    ROWS: ClassVar[Rows] = {"ring": ("nodes", "members", "wrong", "whole", "unstable", "inconsistency")}
 
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:
@@ -46,6 +49,8 @@ class InvariantProbe:
     """Zave's invariants after every event in which a near list changed; a run that breaks one fails, and names its
     seed. One row of kind 'invariants' at each observation: checks so far. Costs much where there are many nodes."""
 
+    ROWS: ClassVar[Rows] = {"invariants": ("checks",)}
+
     principals: int = option(NEAR, "more members than this must be skipped by no list", at_least=1)
 
     def watch(self, run: Run) -> Callable[[], None]:
@@ -58,6 +63,8 @@ class InvariantProbe:
 class TrafficProbe:
     """What nodes send and receive, IP and UDP headers included. Rows of kind 'traffic', over the time since the
     observation before (or the start): nodes, sent_bytes_per_s and received_bytes_per_s (a node), datagrams_per_s."""
+
+    ROWS: ClassVar[Rows] = {"traffic": ("nodes", "sent_bytes_per_s", "received_bytes_per_s", "datagrams_per_s")}
 
     def watch(self, run: Run) -> Callable[[], None]:
         last_s = run.world.engine.now
@@ -94,6 +101,8 @@ class CounterProbe:
     """What the nodes that are up have counted. One row of kind 'counter' for each name, with its sum; and of kind
     'network' for each thing that became of datagrams that did not simply arrive."""
 
+    ROWS: ClassVar[Rows] = {"counter": ("name", "total"), "network": ("name", "total")}
+
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:
             total: Counter[str] = Counter()
@@ -112,6 +121,8 @@ class JoinProbe:
     """How long each start takes. Rows of kind 'join', at the time of the start: number, ok; took_s, from the start to
     the node's place on the ring; described_s, until a majority of its replica points held its descriptor. Not ok,
     without times: that had not come when the node went down or the run ended."""
+
+    ROWS: ClassVar[Rows] = {"join": ("number", "ok", "took_s", "described_s")}
 
     resolution_s: float = option(0.05, "how often it is looked", above=0.0)
 

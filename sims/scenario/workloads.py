@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import ClassVar
 
 from dht.ids import RING
 from dht.messages import Find, Found, Message
@@ -13,7 +14,7 @@ from dht.node import Node, PingResult
 from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
 from ipop.neighbor import mac_for
 from sims.scenario.options import option
-from sims.scenario.parts import Run
+from sims.scenario.parts import Rows, Run
 
 _ECHO_REQUEST = bytes.fromhex("0800f7ff00000000")
 
@@ -23,6 +24,8 @@ class Lookups:
     """Random honest nodes look random keys up. Rows of kind 'lookup': ok (answered, by the node that was nearest to the
     key when it was asked or when it answered), answered, hops, took_ms. What a node asked that is gone when the run
     ends, unanswered, leaves no row."""
+
+    ROWS: ClassVar[Rows] = {"lookup": ("ok", "answered", "hops", "took_ms")}
 
     count: int = option(1000, "lookups in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(100.0, "lookups a second, by all nodes together, evenly spaced", above=0.0)
@@ -62,6 +65,8 @@ class Pings:
     """Random honest nodes ping each other over the ring or whatever path there is, as `p2pvpn ping` does. Rows of kind
     'ping': ok, path, hops, rtt_ms, direct_ms (the latency model's round trip), stretch (their ratio)."""
 
+    ROWS: ClassVar[Rows] = {"ping": ("ok", "path", "hops", "rtt_ms", "direct_ms", "stretch")}
+
     count: int = option(1000, "pings in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(20.0, "pings a second, by all nodes together, evenly spaced", above=0.0)
 
@@ -100,6 +105,8 @@ class Pings:
 class FirstPackets:
     """A packet of one TAP for another, between random pairs (whole VPN nodes). Rows of kind 'packet': ok (it came out
     of the other TAP), took_ms, had_session (before it was sent)."""
+
+    ROWS: ClassVar[Rows] = {"packet": ("ok", "took_ms", "had_session")}
 
     count: int = option(100, "packets in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(2.0, "packets a second, by all nodes together, evenly spaced", above=0.0)

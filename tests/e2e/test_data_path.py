@@ -39,6 +39,8 @@ STREAM_PORT, DATAGRAM_PORT = 5001, 5002
 # Around every length at which something changes: pieces, what a path carries, the TAP's MTU, a datagram's own limit.
 EDGES = (1, 2, 3, 4, 1163, 1164, 1232, 1233, 1307, 1308, 1352, 1353, 1372, 1373, 2744, 2745, 4096, 65_506, 65_507)
 COMBINATIONS = (
+    "header,checksum,tcp,udp,batch,native",
+    "header,checksum,tcp,batch,native",
     "header,checksum,tcp,udp,batch",
     "header,checksum,tcp,udp",
     "header,checksum,tcp,batch",

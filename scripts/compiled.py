@@ -1,0 +1,82 @@
+"""Compiles the modules in which a simulation spends its time to C, beside the sources: `make compiled`.
+
+The packages are copied to build/compiled, and there `mypyc` (a part of mypy, whose types it trusts) makes extension
+modules of MODULES. Whoever runs Python in that folder, or with it in PYTHONPATH, runs the compiled code. The sources
+stay what they are, the reference and the default: at the end a small world is run by both, and must come to the same
+trace hash. It takes some minutes, a C compiler and Python's headers.
+
+What is left out, and why: what keeps `@dataclass` beside plain class attributes (`dht.messages`), what is copied with
+`copy.copy` (`dht.noise`, `sims.plain`), what applications inherit from, what touches the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "compiled"
+PACKAGES = ("dht", "shortcuts", "ipop", "sims")
+MODULES = """
+    dht/acquaintances dht/aggregate dht/arcs dht/broadcast dht/budget dht/contact dht/cookie dht/coordinate dht/counters
+    dht/demux dht/edge dht/envelope dht/errors dht/exchange dht/features dht/fingers dht/fragments dht/groups/table
+    dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/linking dht/liveness dht/near dht/overlay dht/packing
+    dht/path dht/peer dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router
+    dht/session dht/sessions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
+    sims/agenda sims/engine sims/network sims/latency/models
+""".split()  # noqa: SIM905  # So many names read better as a text.
+MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]
+SMALL_WORLD = ["-m", "sims.speed", "--nodes", "30", "--lookups", "100", "--steady", "130", "--json"]
+
+
+def copied() -> None:
+    """Begin with a fresh copy of the sources."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, BUILD / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def build() -> None:
+    """Compile the copy. To be run in it."""
+    # Nothing else here needs a compiler.
+    from mypyc.build import mypycify  # noqa: PLC0415
+    from setuptools import setup  # noqa: PLC0415
+
+    paths = [f"{module}.py" for module in MODULES]
+    extensions = mypycify([*MYPY, *paths], opt_level="2", debug_level="0", multi_file=True)
+    setup(name="compiled", packages=[], ext_modules=extensions, script_args=["build_ext", "--inplace"])
+
+
+def run(folder: Path) -> dict[str, object]:
+    """The small world, with the code in `folder`."""
+    done = subprocess.run([sys.executable, *SMALL_WORLD], cwd=folder, check=True, stdout=subprocess.PIPE)
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
+
+
+def main() -> int:
+    if sys.argv[1:] == ["build"]:
+        build()
+        return 0
+    copied()
+    log = BUILD / "log"
+    with log.open("w") as out:
+        command = [sys.executable, __file__, "build"]
+        made = subprocess.run(command, cwd=BUILD, check=False, stdout=out, stderr=subprocess.STDOUT)
+    if made.returncode:
+        print(f"compiling failed, see {log}", file=sys.stderr)
+        return 1
+    reference, compiled = run(ROOT), run(BUILD)
+    if reference["trace_hash"] != compiled["trace_hash"]:
+        print("the compiled code does something else than the sources: don't use it", file=sys.stderr)
+        return 1
+    rates = " and ".join(f"{report['events_per_s']:.0f} events/s" for report in (reference, compiled))
+    print(f"{BUILD}: same trace hash, {rates}. To use it: cd {BUILD.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
