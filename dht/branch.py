@@ -106,7 +106,8 @@ class Branch:
     handed_on: int = 0
     children: dict[int, Child] = field(default_factory=dict)  # by label
     sought: list[Arc] = field(default_factory=list)  # parts for which somebody is being looked for
-    avoid: set[int] = field(default_factory=set)
+    avoid: set[int] = field(default_factory=set)  # whom to ask no more
+    named: set[int] = field(default_factory=set)  # who may be missing, and was not asked
     timers: dict[str, Timer] = field(default_factory=dict)
 
     def later(self, name: str, timer: Timer) -> None:

@@ -98,13 +98,16 @@ class Branching:
         """Whoever of these parts is known to be no use is missing, also who was found dead while the question was on
         its way: the ring closes past the dead faster than a tree spreads around them."""
         edges = self._ring.edges()
-        unfit = {edge.id: Reason.UNKNOWN for edge in edges if not edge.in_trees}
-        unfit |= {edge.id: Reason.SUSPECT for edge in edges if edge.suspect}
-        unfit |= dict.fromkeys(self._ring.lost(), Reason.SUSPECT)
-        for node_id, reason in unfit.items():
-            if node_id not in branch.avoid and any(region.holds(place_of(node_id)) for region in regions):
-                branch.avoid.add(node_id)
-                branch.up.add(Missing(node_id, one_place(node_id), reason))
+        unfit = {edge.id: Reason.SUSPECT for edge in edges if edge.suspect}
+        useless = {edge.id: Reason.UNKNOWN for edge in edges if not edge.in_trees}
+        useless |= dict.fromkeys(self._ring.lost(), Reason.SUSPECT)
+        for node_id, reason in (unfit | useless).items():
+            if any(region.holds(place_of(node_id)) for region in regions):
+                if node_id not in branch.avoid | branch.named:
+                    branch.named.add(node_id)
+                    branch.up.add(Missing(node_id, one_place(node_id), reason))
+                if node_id in useless:
+                    branch.avoid.add(node_id)
 
     def _give(self, branch: Branch, edge: Edge, arc: Arc) -> None:
         left_s, rtt_s = branch.deadline - self._host.now(), edge.rtt_s or 0.0
