@@ -230,7 +230,10 @@ class Upkeep:
         in_use = self._host.now() - peer.demand_at <= IN_USE_S or self.group_silent_s(peer) is not None
         if path is None or not in_use:
             self.gone(peer, dead)
-            self._parts.sessions.remove(peer)
+            if dead:
+                self._parts.sessions.remove(peer)
+            else:
+                self._parts.sessions.let_go(peer)
         else:
             self._without_path(peer)
             if dead:

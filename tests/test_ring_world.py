@@ -12,6 +12,7 @@ from dht.ids import RING, nearest
 from dht.messages import Find, Found, Message
 from dht.node import GetResult, Node, PutResult
 from dht.ring import NEAR
+from dht.sessions import LINGER_S
 from sims.constructed import construct
 from sims.engine import Engine
 from sims.latency import Constant
@@ -284,3 +285,24 @@ def test_the_same_seed_gives_the_same_run() -> None:
     other.grow(30, gap_s=0.1)
     other.engine.run_for(20)
     assert other.engine.trace_hash != hashes[0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_on_its_way_while_an_edge_is_given_up_arrives(seed: int) -> None:
+    world = make_world(3, seed)
+    world.grow(3)
+    world.engine.run_for(60)
+    one, other, _ = world.nodes
+    heard: list[bytes] = []
+    one.on_packet(lambda member, packet: heard.append(packet))
+    one.broadcast.on(3, lambda origin, payloads: heard.extend(payloads))
+    peer = one.parts.sessions.peers[other.id]
+    one.parts.liveness.lost(peer, False)
+    assert other.id not in one.parts.sessions.peers
+    assert other.send_packet(one.id, b"a packet"), f"seed {seed}"
+    assert other.broadcast.send(3, [b"a frame"]) == 1
+    world.engine.run_for(0.5)
+    assert sorted(heard) == [b"a frame", b"a packet"], f"seed {seed}"
+    # Nothing more of that session is heard, nor is it kept.
+    world.engine.run_for(LINGER_S)
+    assert not one.parts.sessions._late
