@@ -104,9 +104,8 @@ class Aggregates:
         self._host, self._ring, self._counters = host, ring, counters
         self._place = place_of(ring.me)
         self._kinds: dict[str, Kind[Any, Any]] = {}
-        self._branches: dict[
-            _Key, Branch
-        ] = {}  # of others' questions; ended ones stay until their deadline, or there is no room
+        # Of others' questions; ended ones stay until their deadline, or there is no room.
+        self._branches: dict[_Key, Branch] = {}
         self._own: set[Branch] = set()
         self._meter = Meter(QUESTIONS)
         self._branching = Branching(host, ring, self._settle, counters, fan_out)

@@ -207,14 +207,20 @@ def test_under_a_flood_a_member_still_joins_and_no_answer_is_longer_than_its_que
     assert len(answers) > BUSY_HANDSHAKES
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_whom_we_have_just_answered_is_not_dialled_back(seed: int) -> None:
+def just_answered(seed: int) -> tuple[Wire, Node, Node, Contact]:
+    """Two nodes, the contact of the first, and the second has just answered its handshake."""
     wire = Wire(seed, 2)
     one, other = wire.node(0), wire.node(1)
     contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
     one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
     peers = other._parts.sessions.peers
     wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
+    return wire, one, other, contact
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whom_we_have_just_answered_is_not_dialled_back(seed: int) -> None:
+    wire, one, other, contact = just_answered(seed)
     got: list[bool] = []
     other._parts.linker.link(contact, lambda peer: got.append(peer is not None))
     assert got == []
@@ -225,12 +231,8 @@ def test_whom_we_have_just_answered_is_not_dialled_back(seed: int) -> None:
 
 
 def test_who_was_answered_over_the_ring_is_dialled_at_once() -> None:
-    wire = Wire(1, 2)
-    one, other = wire.node(0), wire.node(1)
-    contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
-    one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
+    wire, one, other, contact = just_answered(1)
     peers = other._parts.sessions.peers
-    wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
     peers[one.id].answered = wire.engine.now, Kind.OVERLAY
     other._parts.linker.link(contact)
     assert [datagram[0] for datagram in wire.to_from(endpoint_of(other), endpoint_of(one))].count(0x11) == 1
@@ -239,12 +241,7 @@ def test_who_was_answered_over_the_ring_is_dialled_at_once() -> None:
 
 
 def test_whose_first_packet_is_lost_is_dialled_after_all() -> None:
-    wire = Wire(1, 2)
-    one, other = wire.node(0), wire.node(1)
-    contact = Contact(one.id, one.identity.static_public, one.contact().endpoints)
-    one._parts.linker.link(Contact(other.id, other.identity.static_public, other.contact().endpoints))
-    peers = other._parts.sessions.peers
-    wire.engine.run_until(lambda: one.id in peers and not peers[one.id].up, limit_s=1, check_every_s=0)
+    wire, one, other, contact = just_answered(1)
     here, there = wire.network.at(endpoint_of(one)), wire.network.at(endpoint_of(other))
     assert here is not None and there is not None
     wire.network.cut(here, there, both_ways=False)

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -130,8 +132,10 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(scenario: Path, tmp_pat
     assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
 
 
-def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]
+@contextmanager
+def endless_run(scenario: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command whose first run is over and whose second never ends."""
+    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(out), "--jobs", "1"]
     with subprocess.Popen(
         [*command, "--set", "sweep.duration_s=[1, 1000000]"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -139,8 +143,13 @@ def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
         text=True,
     ) as process:
         gives_up = time.monotonic() + PATIENCE_S
-        while not (tmp_path / "out" / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
+        while not (out / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
             time.sleep(0.05)
+        yield process
+
+
+def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
+    with endless_run(scenario, tmp_path / "out") as process:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
@@ -148,16 +157,7 @@ def test_ctrl_c_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_one_line_that_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]
-    with subprocess.Popen(
-        [*command, "--set", "sweep.duration_s=[1, 1000000]"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        gives_up = time.monotonic() + PATIENCE_S
-        while not (tmp_path / "out" / "rows" / "point-0000.seed-1.json").exists() and time.monotonic() < gives_up:
-            time.sleep(0.05)
+    with endless_run(scenario, tmp_path / "out") as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(workers) == 1

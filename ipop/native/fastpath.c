@@ -54,7 +54,7 @@ static int path_init(FastPath *self, PyObject *args, PyObject *keywords) {
                                 &self->on_turn,    &self->on_gone,      &self->on_dropped};
     for (int i = 0; i < GIVEN; i++) Py_XSETREF(*places[i], Py_NewRef(given[i]));
     self->fd = fd, self->takes_tcp = takes_tcp, self->takes_udp = takes_udp;
-    self->out = PyMem_Malloc(65536 + 2048);
+    self->out = PyMem_Malloc(MAX_RUN_BYTES);
     self->datagrams = PyMem_Malloc(DATAGRAM_BYTES + 1);
     self->plain = PyMem_Malloc(DATAGRAM_BYTES + 1);
     self->bulk = PyMem_Calloc(BULK_SLOTS, sizeof *self->bulk);

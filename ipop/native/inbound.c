@@ -470,7 +470,7 @@ int take_datagrams(FastPath *path, Mouth *mouth, int limit) {
         int taken = take(path, mouth, &arrival);
         if (taken == 0) taken = give(path, (PyObject *)mouth, &arrival);
         if (taken < 0) return -1;
-        if (!mouth->busy && !together && mouth->wake_ups % 8) return 0;
+        if (!mouth->busy && !together && mouth->wake_ups % LOOK_AGAIN) return 0;
     }
     return 0;
 }

@@ -414,7 +414,7 @@ int take_frames(FastPath *path, int frames, Py_ssize_t octets) {
         }
         octets -= bytes;
         if (octets < 0) break;
-        if (!path->tap_busy && bytes < 2048 && path->tap_wake_ups % 8) break;
+        if (!path->tap_busy && bytes < SMALL_BYTES && path->tap_wake_ups % LOOK_AGAIN) break;
     }
     return flush(path);
 }
