@@ -24,11 +24,11 @@ from dht.session import Keypair
 from dht.sizes import DEFAULT_BYTES
 from ipop import fastpath
 from ipop.fastpath import WORTH_PACKETS
-from ipop.superpacket import split
+from ipop.superpacket import partial, split
 from ipop.vnet import NEEDS_CHECKSUM, NO_VNET, Offloads
 from tests.native_side import LOCAL, Side, needs_c
-from tests.native_traffic import Arrivals, echo, ethernet, frame, super_packet, together
-from tests.test_superpacket import received_frame
+from tests.native_traffic import Arrivals, echo, ends, ethernet, frame, super_packet, together, virtual
+from tests.test_superpacket import Super, received_frame
 
 pytestmark = needs_c
 ROUNDS = int(os.environ.get("P2PVPN_FUZZ_EXAMPLES", "200"))
@@ -243,6 +243,25 @@ def test_whatever_changes_ends_the_use_of_what_was_prepared(
         frame = NO_VNET + ethernet(4) + echo(side, 4, 0, outwards=True)
         text = bytes((Inner.PACKET,)) + echo(side, 4, 0, outwards=False)
         assert python_moved(side, [frame], [side.far_keypairs[0].seal(text)]) == (out, into)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_nobody_sends_in_the_name_of_another_member_whose_address_is_known(version: int) -> None:
+    """Bob seals what carol, who is a peer as well, might have sent."""
+    with world(True) as (side,):
+        between = ends(side, version, 1, outwards=False)
+        stolen, short = (Super(version, True, 1200, bytes(size)).between(*between) for size in (12 * 1200, 100))
+        texts = [
+            [bytes((Inner.PACKET,)) + echo(side, version, 1, outwards=False)],
+            [partial(virtual(short) + short.frame[10:])],
+            split(stolen.frame, 1400),
+        ]
+        for each in texts:
+            for batch in together([side.far_keypairs[0].seal(text) for text in each]):
+                side.arrive(0, batch)
+                side.from_wire()
+        assert side.tap.received() == []
+        assert side.datapath.counters["inner_source_refused"] == len(texts)
 
 
 def test_a_stopped_node_moves_nothing() -> None:
