@@ -17,7 +17,7 @@ Handshakes are `dht.handshakes`' work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from dht.certificate import Member
@@ -26,6 +26,7 @@ from dht.errors import BadDatagram, StaleDatagram
 from dht.features import Feature
 from dht.fragments import MAX_MESSAGE_BYTES, cut
 from dht.host import Endpoint, Host
+from dht.lingering import Lingering
 from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
 from dht.runs import is_run, most
@@ -33,14 +34,8 @@ from dht.session import OVERHEAD_BYTES, Keypair, NoKeypair
 from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
 
 MAX_PEERS = 4096
-LINGER_S = 3.0  # what was on its way when an edge was given up has arrived by then
-MAX_LATE = 512
 BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
 _CHECK, _FRAGMENT = bytes((Inner.CHECK,)), bytes((Inner.FRAGMENT,))
-# What nobody sends again. The rest is about an edge that is no more.
-_LATE = frozenset(
-    bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL, Inner.ROUTED, Inner.BROADCAST)
-)
 _ECN_MASK = 3  # of a traffic class
 _ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
 _QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
@@ -86,7 +81,7 @@ class Sessions:
         self._deliver = deliver
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
-        self._late: dict[int, tuple[Peer, Keypair]] = {}  # of peers that were let go a moment ago
+        self._late = Lingering(host, deliver)
         self.peers: dict[int, Peer] = {}
         self.restless: dict[int, Peer] = {}  # by number: those of whom something is awaited, for dht.liveness
         self.awaited: Callable[[], None] = lambda: None  # there are some again
@@ -157,27 +152,10 @@ class Sessions:
             del self.peers[peer.id]
 
     def let_go(self, peer: Peer) -> None:
-        """As `remove`, but what the peer sent before it knows is heard for LINGER_S."""
+        """As `remove`, but what the peer sent before it knows is heard for a while: `dht.lingering`."""
         late = {index: self._by_index[index] for index in peer.indices}
         self.remove(peer)
-        if len(self._late) + len(late) <= MAX_LATE:
-            self._late |= late
-            self._host.call_later(LINGER_S, lambda: self._forget_late(late))
-
-    def _forget_late(self, indices: Iterable[int]) -> None:
-        for index in indices:
-            self._late.pop(index, None)
-
-    def _receive_late(self, index: int, datagram: bytes, path: Path | None) -> None:
-        """Open what was on its way from a peer that was let go. Changes nothing else. Raises BadDatagram."""
-        if index not in self._late:
-            raise UnknownSession(index)
-        peer, keypair = self._late[index]
-        plaintext: bytes | None = keypair.open(datagram)
-        if plaintext is not None and plaintext[:1] == _FRAGMENT:
-            plaintext = peer.fragments.add(plaintext[1:], self._host.now())
-        if plaintext is not None and plaintext[:1] in _LATE and len(plaintext) <= MAX_MESSAGE_BYTES:
-            self._deliver(peer, plaintext, path)
+        self._late.keep(late)
 
     def drop(self, node_id: int) -> None:
         """As `remove`, by node id."""
@@ -201,7 +179,8 @@ class Sessions:
         index = int.from_bytes(datagram[4:8], "big")
         entry = self._by_index.get(index)
         if entry is None:
-            self._receive_late(index, datagram, path)
+            if not self._late.receive(index, datagram, path):
+                raise UnknownSession(index)
             return
         peer, keypair = entry
         now = self._host.now()
