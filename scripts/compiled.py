@@ -25,7 +25,8 @@ MODULES = """
     dht/demux dht/edge dht/envelope dht/errors dht/exchange dht/features dht/fingers dht/fragments dht/groups/table
     dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/lingering dht/linking dht/liveness dht/near
     dht/overlay dht/packing dht/path dht/peer dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas
-    dht/requests dht/ring dht/router dht/session dht/sessions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
+    dht/requests dht/ring dht/router dht/session dht/sessions dht/size_questions dht/sizes dht/store dht/suite
+    dht/tunnels dht/upkeep
     sims/agenda sims/engine sims/network sims/latency/models
 """.split()  # noqa: SIM905  # So many names read better as a text.
 MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]
