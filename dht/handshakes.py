@@ -8,7 +8,7 @@ Awkward cases, and what is done:
   was sent, and the higher answers; after two tries neither ignores any more, as one direction may be blocked;
 - a captured initiation is sent again: its mac1 was seen or its counter accepted before; nothing is answered;
 - a flood: above `dht.cookie`'s limits, an initiation must prove its source with a cookie;
-- the same identity runs twice: the first one heard stays, when it still answers; both are told;
+- the same identity runs twice: the first one heard stays, when it still answers (`dht.incumbents`); both are told;
 - the peer restarted: a new instance from the same endpoint, or with nobody at the old one, takes over at once.
 Source: WireGuard (NDSS 2017) sections 5.3 and 5.4; crossing rule and duplicate detection are ours.
 """
@@ -30,6 +30,7 @@ from dht.handshake import ACCEPTED, DUPLICATE_IDENTITY, Initiation, Payload, Rec
 from dht.host import Endpoint, Host, Timer
 from dht.identity import Identity
 from dht.ids import short
+from dht.incumbents import Incumbents
 from dht.path import Kind, Path, endpoint_of, kind_of, source_bytes
 from dht.peer import Peer, Reborn
 from dht.session import Keypair, Session
@@ -38,11 +39,8 @@ from dht.sessions import Sessions
 RETRY_S = (0.6, 0.9, 1.5)
 IGNORE_CROSSING_TRIES = 2
 BELIEVE_UNREACHABLE = 2
-PROBE_INCUMBENT_S = 0.7
-INCUMBENT_S = 60.0  # a peer not heard for longer is not asked whether it is still there
 MAX_ATTEMPTS = 512
 MAX_ATTEMPTS_A_NODE = 4
-MAX_HELD = 64
 WORST_CLOCK_S = 10 * 365 * 86400.0  # a clock further off than this is no clock
 MAX_SEEN = 4096
 MAX_KNOWN_MEMBERS = 2048
@@ -71,8 +69,8 @@ class Attempt:
 
 
 class Handshakes:
-    """The handshakes of one node. `carry` as in Sessions; `ping(peer)` asks a peer for a sign of life;
-    `duplicate(endpoint)` is told when somebody proved that our identity runs elsewhere too."""
+    """The handshakes of one node. `carry` as in Sessions; `duplicate(endpoint)` is told when somebody
+    proved that our identity runs elsewhere too."""
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class Handshakes:
         # By node id: a wrong static key, or the overlay, must not stand in the way of another attempt.
         self._attempts: dict[int, list[Attempt]] = {}
         self._by_index: dict[int, Attempt] = {}
-        self._held: dict[int, Timer] = {}
+        self.incumbents = Incumbents(host, sessions)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._members: OrderedDict[bytes, Member] = OrderedDict()  # by static key: for compact handshakes
         self.instance = host.rng.getrandbits(63)
@@ -98,7 +96,6 @@ class Handshakes:
         self.features: int = ALL_FEATURES
         self.datagram_bytes = 0
         self.joined: Callable[[], bool] = lambda: False
-        self.ping: Callable[[Peer], None] = lambda peer: None
         self.duplicate: Callable[[Endpoint | None], None] = lambda endpoint: None
         self.tell_duplicate: Callable[[Peer, Endpoint | None], None] = lambda peer, endpoint: None
         self.observed: Callable[[Endpoint, Endpoint], None] = lambda endpoint, reporter: None
@@ -177,13 +174,12 @@ class Handshakes:
             self._members.popitem(last=False)
 
     def stop(self) -> None:
-        attempts = [attempt for several in self._attempts.values() for attempt in several]
-        for timer in [attempt.timer for attempt in attempts] + list(self._held.values()):
-            if timer is not None:
-                timer.cancel()
+        for attempt in (attempt for several in self._attempts.values() for attempt in several):
+            if attempt.timer is not None:
+                attempt.timer.cancel()
         self._attempts.clear()
         self._by_index.clear()
-        self._held.clear()
+        self.incumbents.stop()
 
     def settle(self, peer: Peer) -> None:
         """A packet arrived under fresh keys: whoever waits for this peer, on this kind of path, gets it."""
@@ -233,8 +229,8 @@ class Handshakes:
             return
         self._own.accept(member.id, received.payload.counter)
         incumbent = self._sessions.peers.get(member.id)
-        if incumbent is not None and self._is_doubtful(incumbent, received.payload, path, now):
-            self._hold(incumbent, member, received, path)
+        if incumbent is not None and self.incumbents.is_challenged(incumbent, received.payload, path, now):
+            self.incumbents.ask(incumbent, partial(self._answer_challenger, incumbent, member, received, path))
             return
         self._answer(member, received, path, ACCEPTED)
 
@@ -380,32 +376,13 @@ class Handshakes:
         self._sessions.install(peer, keypair)
         return peer
 
-    def _is_doubtful(self, incumbent: Peer, payload: Payload, path: Path | None, now: float) -> bool:
-        return (
-            incumbent.instance != payload.instance
-            and incumbent.up
-            and path is not None
-            and incumbent.path is not None
-            and path != incumbent.path
-            and now - incumbent.heard_at < INCUMBENT_S
-        )
-
-    def _hold(self, incumbent: Peer, member: Member, received: Received, path: Path | None) -> None:
-        if member.id in self._held or len(self._held) >= MAX_HELD:
-            return
-        since = self._host.now()
-
-        def decide() -> None:
-            del self._held[member.id]
-            if self._sessions.peers.get(member.id) is incumbent and incumbent.heard_at > since:
-                self._counts["duplicate_identity"] += 1
-                self.tell_duplicate(incumbent, endpoint_of(path))
-                self._answer(member, received, path, DUPLICATE_IDENTITY)
-            else:
-                self._answer(member, received, path, ACCEPTED)
-
-        self._held[member.id] = self._host.call_later(PROBE_INCUMBENT_S, decide)
-        self.ping(incumbent)
+    def _answer_challenger(
+        self, incumbent: Peer, member: Member, received: Received, path: Path | None, still_there: bool
+    ) -> None:
+        if still_there:
+            self._counts["duplicate_identity"] += 1
+            self.tell_duplicate(incumbent, endpoint_of(path))
+        self._answer(member, received, path, DUPLICATE_IDENTITY if still_there else ACCEPTED)
 
     def _answer(self, member: Member, received: Received, path: Path | None, verdict: int) -> None:
         now = self._host.now()

@@ -95,7 +95,7 @@ class Parts:
         self.relay.link = self.linker.link_for_others
         self.sessions.renew = self.handshakes.renew
         self.handshakes.joined = lambda: near.joined
-        self.handshakes.ping = self.liveness.probe
+        self.handshakes.incumbents.ping = self.liveness.probe
         self.handshakes.observed = self.reach.observed
         self.pings.standing = near.standing
         near.changed = self.replicas.neighbors_changed
