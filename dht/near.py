@@ -1,13 +1,8 @@
-"""Keeps a node's place on the ring: joining, stabilizing, healing.
-
-    OUTSIDE -> (an edge to a member) -> JOINING: who is near my id? link to the successor, take over its list
-            -> MEMBER | nobody answers: start again with another member
-    OUTSIDE -> (no member found for ALONE_AFTER_S) -> MEMBER of a ring of one, which merges with any ring it meets
-    MEMBER -> (a ring of one met another; a side of the lists is lost) -> OUTSIDE, and every edge is told at once
+"""Keeps a node's place on the ring: stabilizing, healing.
 
 A member stabilizes with its immediate neighbours soon after every change and then less and less often, tells them at
 once when its lists change, and now and then asks a far node who is near its own id: this is what heals rings that
-split.
+split. A member that gives its place up tells every edge at once. How a node comes to its place is `dht.entrance`'s.
 Sources: Chord (SIGCOMM 2001) section 4.4; Zave (TSE 2017) for what may change a list (`dht.ring`); ring merging
 after Shafaat et al., "Handling network partitions and mergers in structured overlay networks" (P2P 2007).
 """
@@ -16,16 +11,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum, auto
 from functools import partial
-from hashlib import blake2b
 
+from dht.alarm import Alarm
 from dht.contact import Contact
 from dht.edge import Edge, Edges, Links
-from dht.host import Host, Timer
-from dht.joining import Ask, Join
+from dht.entrance import Entrance, Place
+from dht.hearsay import Hearsay, digest
+from dht.host import Host
+from dht.joining import Ask
 from dht.messages import FindFor, Found, Message, Neighbors, NeighborsRequest, Suspect, Unchanged
 from dht.ring import NearLists
+
+__all__ = ["Near", "Place"]
 
 ALIVE_S = 2.0  # who was heard this recently is surely there
 # After a change, then twice as long each time, up to the second. Changes are told at once, but only to who is adjacent:
@@ -33,24 +31,6 @@ ALIVE_S = 2.0  # who was heard this recently is surely there
 STABILIZE_S = (0.5, 30.0)
 PUSH_AFTER_S = 0.05  # changes that come together are told together
 LOOK_AROUND_S = 120.0
-ALONE_AFTER_S = 3.0
-
-
-class Place(Enum):
-    """Where a node stands towards the ring."""
-
-    OUTSIDE = auto()
-    JOINING = auto()
-    MEMBER = auto()
-
-
-def digest(neighbors: Neighbors) -> bytes:
-    """What a NeighborsRequest names the last answer by."""
-    summary = bytearray((neighbors.joined, len(neighbors.predecessors)))
-    for contact in (neighbors.sender, *neighbors.predecessors, *neighbors.successors):
-        packed = contact.pack()
-        summary += len(packed).to_bytes(2, "big") + packed
-    return blake2b(summary, digest_size=8).digest()
 
 
 class Near:
@@ -71,45 +51,43 @@ class Near:
         self._host, self._me, self._edges, self._links = host, me, edges, links
         self._ask, self._tell, self._own_contact, self._counters = ask, tell, own_contact, counters
         self.lists = NearLists(me)
-        self.place = Place.OUTSIDE
-        self.running = False
+        self.hearsay = Hearsay(self.lists, self._edge, links.names_a_way)
+        self._entrance = Entrance(
+            host, me, links, ask, self._members, self._enter, self._found_nobody, self._moved, counters
+        )
         self.eager_s, self.stabilize_s = STABILIZE_S
         self.look_around_s = LOOK_AROUND_S
         self._pause_s = 0.0
         self.changed: Callable[[], None] = lambda: None
         self.became: Callable[[Place], None] = lambda place: None
-        self._contacts: dict[int, Contact] = {}  # of entries that have no edge (yet)
-        self._heard: dict[int, Neighbors] = {}  # what the adjacent nodes last told of themselves
-        self._timers: dict[str, Timer] = {}
-        self._join: Join | None = None
+        self._stabilizing = Alarm(host, self._stabilize)
+        self._looking = Alarm(host, self._look_around)
+        self._pushing = Alarm(host, self._push)
 
     @property
     def joined(self) -> bool:
-        return self.place is Place.MEMBER
+        return self._entrance.place is Place.MEMBER
+
+    @property
+    def running(self) -> bool:
+        return self._entrance.running
 
     def start(self, *, alone: bool) -> None:
         """Begin outside the ring, or (`alone`) as the first member of a new one."""
-        self.running = True
-        self._later("stabilize", self.stabilize_s * self._host.rng.random(), self._stabilize)
-        self._later("look", self.look_around_s * self._host.rng.uniform(0.5, 1.0), self._look_around)
-        if alone:
-            self._become(Place.MEMBER)
-        else:
-            self._later("alone", ALONE_AFTER_S, self._settle_alone)
+        self._stabilizing.set(self.stabilize_s * self._host.rng.random())
+        self._looking.set(self.look_around_s * self._host.rng.uniform(0.5, 1.0))
+        self._entrance.start(alone=alone)
 
     def stop(self) -> None:
-        self.running = False
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._entrance.stop()
+        for alarm in (self._stabilizing, self._looking, self._pushing):
+            alarm.cancel()
 
     def reset(self) -> None:
         """Forget the ring, after a sleep for example: the node joins anew."""
         self.lists.join((), ())
-        self._contacts.clear()
-        self._heard.clear()
-        self._become(Place.OUTSIDE)
-        self._later("alone", ALONE_AFTER_S, self._settle_alone)
+        self.hearsay.clear()
+        self._entrance.begin_anew()
         self.changed()
 
     def neighbors(self) -> Neighbors:
@@ -117,13 +95,13 @@ class Near:
         return Neighbors(
             self.joined,
             self._own_contact(),
-            tuple(self._known(self.lists.predecessors)),
-            tuple(self._known(self.lists.successors)),
+            tuple(self.hearsay.known(self.lists.predecessors)),
+            tuple(self.hearsay.known(self.lists.successors)),
         )
 
     def nearest_contacts(self) -> list[Contact]:
         """This node and its near lists: the answer to a Find that ends here."""
-        return [self._own_contact(), *self._known(self.lists.members())]
+        return [self._own_contact(), *self.hearsay.known(self.lists.members())]
 
     # What happens to the node
 
@@ -134,17 +112,16 @@ class Near:
             self._tell_of_us(peer)  # we joined between the handshake and now
         if not peer.joined:
             return
-        match self.place:
+        match self._entrance.place:
             case Place.OUTSIDE:
-                self._join_through(peer)
+                self._entrance.join_through(peer)
             case Place.JOINING:
                 pass
             case Place.MEMBER if self.lists.alone and peer.id > self._me:
                 # Two rings of one must not both give themselves up: the lower id stays; but a real ring is joined.
                 self._ask_neighbors(peer)
             case Place.MEMBER if self.lists.alone:
-                self._become(Place.OUTSIDE)
-                self._join_through(peer)
+                self._entrance.change_over(peer)
             case Place.MEMBER:
                 self._consider(peer)
                 self._look_if_foreign(peer)
@@ -158,8 +135,9 @@ class Near:
                 if neighbor is not peer:
                     self._tell(neighbor, Suspect(peer.id))
         self._drop(peer.id)
-        if self.place is not Place.OUTSIDE and not any(other.joined for other in self._edges.edges()):
-            self._orphaned()
+        if self._entrance.place is not Place.OUTSIDE and not any(other.joined for other in self._edges.edges()):
+            self._counters["orphaned"] += 1  # The last edge to a member is gone.
+            self.reset()
 
     def standing(self, peer: Edge, joined: bool) -> None:
         """A ping or its answer said whether the peer is a member: ask for more when that is news."""
@@ -183,24 +161,20 @@ class Near:
         came_in = message.joined and not peer.joined
         peer.joined = message.joined
         peer.declared = message.sender.endpoints
-        self._heard[peer.id] = message
-        if len(self._heard) > 4 * self.lists.length:
-            self._heard = {key: value for key, value in self._heard.items() if key in self.lists}
+        self.hearsay.told(peer.id, message)
         if not message.joined:
             if self._drop(peer.id):
                 self._tell_change()
-            if self._join is not None:
-                self._join.no_member(peer)
+            self._entrance.no_member(peer)
             return
         if not self.joined:
-            if came_in and self.place is Place.OUTSIDE:
-                self._join_through(peer)
+            if came_in and self._entrance.place is Place.OUTSIDE:
+                self._entrance.join_through(peer)
             return
         if self.lists.alone and (message.successors or peer.id < self._me):
             mine = any(contact.id == self._me for contact in (*message.successors, *message.predecessors))
             if not mine:
-                self._become(Place.OUTSIDE)
-                self._join_through(peer)
+                self._entrance.change_over(peer)
                 return
         self._consider(peer)
         changed = False
@@ -230,23 +204,7 @@ class Near:
 
         self._ask(peer, FindFor(self._me), (Found,), found)
 
-    def neighbors_of(self, node_id: int) -> set[int]:
-        """The members that named this node as their neighbour when they last told of their lists."""
-        return {
-            teller
-            for teller, told in self._heard.items()
-            if any(contact.id == node_id for contact in (*told.successors, *told.predecessors))
-        }
-
     # Joining
-
-    def _join_through(self, peer: Edge) -> None:
-        if not self.running:
-            return
-        self._become(Place.JOINING)
-        self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
-        self._join = Join(self._me, self._links, self._ask, self._enter, self._join_failed)
-        self._join.begin(peer)
 
     def _enter(self, successor: Edge, its: Neighbors) -> None:
         successors = [successor.id, *self._usable(its.successors)]
@@ -254,8 +212,8 @@ class Near:
         before_us = [contact for contact in its.predecessors if contact.id != self._me]
         predecessors = self._usable(before_us) or [successor.id]
         self.lists.join(successors, predecessors)
-        self._remember((*its.successors, *its.predecessors))
-        self._become(Place.MEMBER)
+        self.hearsay.remember((*its.successors, *its.predecessors))
+        self._entrance.become(Place.MEMBER)
         for contact in (*its.predecessors, *its.successors):
             if contact.id in self.lists:
                 self._links.link(contact)
@@ -266,50 +224,31 @@ class Near:
                 if peer.joined:
                     self._consider(peer)
 
-    def _join_failed(self) -> None:
-        self._counters["join_failed"] += 1
-        self._become(Place.OUTSIDE)
-        self._later("retry", self._host.rng.uniform(0.5, 1.0), self._retry)
-        if not self._members():
-            self._alone_soon()
-
-    def _alone_soon(self) -> None:
-        """All that we know may have given themselves up for each other: one must be the first to begin anew."""
-        self._later("alone", self._host.rng.uniform(0.2, 1.0) * ALONE_AFTER_S, self._settle_alone)
-
-    def _retry(self) -> None:
-        if self.place is not Place.OUTSIDE:
-            return
-        members = self._members()
-        if members:
-            self._join_through(self._host.rng.choice(members))
-
-    def _settle_alone(self) -> None:
-        """Nobody to join: a ring of one, which others can join and which merges with any ring it meets."""
-        if self.joined:
-            return
-        if self._members():
-            self._become(Place.OUTSIDE)
-            self._retry()
-            self._later("alone", 4 * ALONE_AFTER_S, self._settle_alone)
-            return
+    def _found_nobody(self) -> None:
         self.lists.join((), ())
-        self._become(Place.MEMBER)
+        self._entrance.become(Place.MEMBER)
         for peer in list(self._edges.edges()):
             if peer.up:
                 self._tell_of_us(peer)
 
-    def _orphaned(self) -> None:
-        """The last edge to a member is gone."""
-        self._counters["orphaned"] += 1
-        self.reset()
+    def _moved(self, place: Place, was_member: bool) -> None:
+        self.lists.version += 1
+        if was_member:
+            self._tell_that_we_are_out()
+        self.became(place)
+
+    def _tell_that_we_are_out(self) -> None:
+        """Who thinks us a member routes what is for our place to us: even our own question for a way back in."""
+        for peer in list(self._edges.edges()):
+            if peer.told_joined and peer.up and peer.path is not None:
+                self._tell_of_us(peer)
 
     # Stabilizing
 
     def _stabilize(self) -> None:
         self._stabilize_later(max(2 * self._pause_s, self.eager_s))
         if not self.joined:
-            self._retry()
+            self._entrance.retry()
             return
         adjacent = [peer for peer in map(self._edge, self.lists.adjacent()) if peer is not None]
         if self.lists.alone:
@@ -320,10 +259,10 @@ class Near:
 
     def _stabilize_later(self, pause_s: float) -> None:
         self._pause_s = min(pause_s, self.stabilize_s)
-        self._later("stabilize", self._pause_s * self._host.rng.uniform(0.8, 1.0), self._stabilize)
+        self._stabilizing.set(self._pause_s * self._host.rng.uniform(0.8, 1.0))
 
     def _ask_neighbors(self, peer: Edge) -> None:
-        last = self._heard.get(peer.id)
+        last = self.hearsay.last_of(peer.id)
 
         def heard(answer: Message | None) -> None:
             if isinstance(answer, Neighbors):
@@ -334,7 +273,7 @@ class Near:
         self._ask(peer, NeighborsRequest(b"" if last is None else digest(last)), (Neighbors, Unchanged), heard)
 
     def _look_around(self) -> None:
-        self._later("look", self.look_around_s * self._host.rng.uniform(0.8, 1.2), self._look_around)
+        self._looking.set(self.look_around_s * self._host.rng.uniform(0.8, 1.2))
         far = [peer for peer in self._edges.edges() if peer.joined and peer.up and peer.id not in self.lists]
         if far and self.joined:
             self.look_through(self._host.rng.choice(far))
@@ -355,7 +294,7 @@ class Near:
     def _learn(self, contacts: Iterable[Contact]) -> None:
         """Link to every contact that would belong into the lists; they enter when the edge is up."""
         contacts = [contact for contact in contacts if contact.id != self._me]
-        self._remember(contact for contact in contacts if contact.id in self.lists)
+        self.hearsay.remember(contact for contact in contacts if contact.id in self.lists)
         for contact in contacts:
             peer = self._edge(contact.id)
             if peer is not None:
@@ -370,7 +309,7 @@ class Near:
 
     def _link_missing(self) -> None:
         for node_id in self.lists.members():
-            contact = self._contacts.get(node_id)
+            contact = self.hearsay.contact(node_id)
             if self._edge(node_id) is not None:
                 continue
             if contact is None or self._links.shunned(contact):
@@ -381,13 +320,13 @@ class Near:
 
     def _drop(self, node_id: int) -> bool:
         first = self.lists.adjacent()
-        self._heard.pop(node_id, None)
+        self.hearsay.forget(node_id)
         if not self.lists.remove(node_id):
             return False
         for adjacent in self.lists.adjacent():
             peer = self._edge(adjacent)
             if adjacent not in first and peer is not None:
-                self._heard.pop(adjacent, None)
+                self.hearsay.forget(adjacent)
                 self._ask_neighbors(peer)
         self._tell_change()
         if self.joined and (not self.lists.successors or not self.lists.predecessors) and not self.lists.alone:
@@ -399,21 +338,20 @@ class Near:
         self._counters["near_list_lost"] += 1
         members = self._members()
         if members:
-            self._become(Place.OUTSIDE)
-            self._join_through(self._host.rng.choice(members))
+            self._entrance.become(Place.OUTSIDE)
+            self._entrance.join_through(self._host.rng.choice(members))
         else:
             self.reset()
-            self._alone_soon()
+            self._entrance.alone_soon()
 
     def _tell_change(self) -> None:
         self.changed()
         if self.running:
             self._stabilize_later(self.eager_s)
-        if "push" not in self._timers:
-            self._later("push", PUSH_AFTER_S, self._push)
+        if not self._pushing.pending:
+            self._pushing.set(PUSH_AFTER_S)
 
     def _push(self) -> None:
-        self._timers.pop("push", None)
         if not self.joined:
             return
         # Who did not belong between any two entries when its edge came up may do so now; but not who may be dead.
@@ -429,29 +367,6 @@ class Near:
 
     # Small things
 
-    def _become(self, place: Place) -> None:
-        if self._join is not None and place is not Place.JOINING:
-            self._join.abandon()
-            self._join = None
-        if place is not self.place:
-            was_member, self.place = self.joined, place
-            self.lists.version += 1
-            if was_member:
-                self._tell_that_we_are_out()
-            self.became(place)
-
-    def _tell_that_we_are_out(self) -> None:
-        """Who thinks us a member routes what is for our place to us: even our own question for a way back in."""
-        for peer in list(self._edges.edges()):
-            if peer.told_joined and peer.up and peer.path is not None:
-                self._tell_of_us(peer)
-
-    def _later(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-        self._timers[name] = self._host.call_later(delay_s, callback)
-
     def _edge(self, node_id: int) -> Edge | None:
         peer = self._edges.peers.get(node_id)
         return peer if peer is not None and peer.path is not None and peer.up else None
@@ -462,24 +377,6 @@ class Near:
     def _near_edges(self) -> list[Edge]:
         edges = (self._edge(node_id) for node_id in self.lists.members())
         return [peer for peer in edges if peer is not None]
-
-    def _known(self, ids: Iterable[int]) -> list[Contact]:
-        known = []
-        for node_id in ids:
-            edge = self._edge(node_id)
-            contact = edge.contact() if edge is not None else None
-            # Behind a tunnel, an edge that has not told us where it is names no way.
-            if contact is None or not self._links.names_a_way(contact):
-                contact = self._contacts.get(node_id)
-            if contact is not None and self._links.names_a_way(contact):
-                known.append(contact)
-        return known
-
-    def _remember(self, contacts: Iterable[Contact]) -> None:
-        for contact in contacts:
-            self._contacts[contact.id] = contact
-        if len(self._contacts) > 8 * self.lists.length:
-            self._contacts = {key: value for key, value in self._contacts.items() if key in self.lists}
 
     def _usable(self, contacts: Sequence[Contact]) -> list[int]:
         """The ids up to ourselves, without those found dead."""

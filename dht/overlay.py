@@ -20,9 +20,10 @@ from dht.edge import Edge, Edges, Links
 from dht.envelope import Envelope
 from dht.exchange import Exchange, Incoming, Way
 from dht.fingers import Fingers
+from dht.hearsay import digest
 from dht.host import Host
 from dht.messages import Find, FindFor, Found, Leave, Message, Neighbors, NeighborsRequest, Suspect, Unchanged
-from dht.near import Near, Place, digest
+from dht.near import Near, Place
 from dht.router import Router
 
 MAX_FINDS_A_PEER = 8

@@ -124,7 +124,7 @@ class Parts:
             for peer in self.sessions.edges()
             if peer.up and not peer.suspect and isinstance(peer.path, Endpoint) and peer.id != contact.id
         ]
-        neighbors = self.near.neighbors_of(contact.id)
+        neighbors = self.near.hearsay.neighbors_of(contact.id)
         return sorted(edges, key=lambda peer: (peer.id not in neighbors, distance(peer.id, contact.id)))
 
     def has_member(self) -> bool:

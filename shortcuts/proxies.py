@@ -203,7 +203,7 @@ class Proxies:
 
     def _ask_common(self, peer: Peer, wish: _Wish) -> None:
         """Before the peer has answered: relays that the ring knows as its neighbours will have an edge to it."""
-        neighbors = self._parts.near.neighbors_of(peer.id)
+        neighbors = self._parts.near.hearsay.neighbors_of(peer.id)
         for option in self._options_left(peer, wish):
             if option.ours and option.relay in neighbors and wish.asking < ASK_AT_ONCE:
                 self._ask(peer, wish, option)
