@@ -78,21 +78,7 @@ int aead_seal(Cipher *cipher, uint64_t counter, uint8_t *text, size_t bytes);
 /* `text` includes the tag. 0, or -1 if it does not authenticate: what is in `plain` then must not be used. */
 int aead_open(Cipher *cipher, uint64_t counter, const uint8_t *text, size_t bytes, uint8_t *plain);
 
-/* --- outlet.c, inlet.c: what Python prepares ----------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject *object, *name, *expected;                 /* `object.name is expected` */
-} Guard;
-
-typedef struct {
-    Guard each[MAX_GUARDS];
-    int count;
-} Guards;
-
-int guards_take(Guards *guards, PyObject *tuples);      /* -1 with an exception */
-int guards_hold(const Guards *guards);                  /* 1, 0, or -1 with an exception */
-int guards_visit(const Guards *guards, visitproc visit, void *arg);
-void guards_clear(Guards *guards);
+/* --- sockets.c: one UDP socket, and the places it is used for ------------------------------------------------------ */
 
 typedef struct {                                        /* one UDP socket: its descriptor and what Python knows of it */
     PyObject_HEAD
@@ -111,44 +97,82 @@ typedef struct {                                        /* where datagrams go */
     socklen_t to_bytes;
 } Route;
 
+typedef struct {                                        /* where datagrams come from */
+    PyObject *endpoint;
+    struct sockaddr_storage from;
+} Source;
+
+typedef struct {                                        /* what one recvmsg gave, a datagram or several together */
+    struct sockaddr_storage from;
+    Py_ssize_t length;
+    int size, traffic_class;
+    struct msghdr message;
+    const uint8_t *note;                                /* what is in IP(V6)_PKTINFO */
+    size_t note_bytes;
+} Arrival;
+
+int mouth_open(Mouth *mouth);                           /* 1, 0, or -1 with an exception */
+int route_take(Route *route, PyObject *mouth, PyObject *endpoint);     /* -1 with an exception */
+int route_open(const Route *route);                     /* whether it may be sent to at once: 1, 0, or -1, likewise */
+int route_visit(const Route *route, visitproc visit, void *arg);
+void route_clear(Route *route);
+int source_take(Source *source, PyObject *endpoint);    /* -1 with an exception */
+int source_sent(const Source *source, const Arrival *arrival);         /* whether it came from there */
+/* Whether it came to the address that Python has noted for its sender. 1, 0, or -1 with an exception. */
+int source_wrote_here(const Source *source, Mouth *mouth, const Arrival *arrival);
+int source_visit(const Source *source, visitproc visit, void *arg);
+void source_clear(Source *source);
+void read_notes(Arrival *arrival);                      /* sets all but what recvmsg set */
+
+/* --- prepared.c: what Python prepares ------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject *object, *name, *expected;                 /* `object.name is expected` */
+} Guard;
+
+typedef struct {
+    Guard each[MAX_GUARDS];
+    int count;
+} Guards;
+
+int guards_hold(const Guards *guards);                  /* 1, 0, or -1 with an exception */
+
 typedef struct {
     PyObject_HEAD
     Guards guards;
+    Cipher *cipher;                                     /* NULL for what is passed on unopened */
+    PyObject *owner;                                    /* Python's own, given back with the account; NULL: unfinished */
+    double dies_at;                                     /* on CLOCK_BOOTTIME */
+} Prepared;
+
+typedef struct {
+    Prepared base;
     Route route;
-    Cipher *cipher;
-    PyObject *keypair, *owner;                          /* owner: Python's own, given back with the account */
+    PyObject *keypair;
     uint8_t front[MAX_FRONT];                           /* of every datagram: a tunnel's header, the transport's head */
     int front_bytes;
     int room_bytes;                                     /* of a plaintext */
     int segments;                                       /* whether the peer takes them */
     int class_mask;
     uint64_t limit;                                     /* of the counter */
-    double dies_at;                                     /* on CLOCK_BOOTTIME */
     Py_ssize_t packets, octets, sealed_octets;          /* not accounted for yet */
 } Outlet;
 
 typedef struct {
-    PyObject_HEAD
-    Guards guards;
-    Cipher *cipher;
-    PyObject *window, *endpoint, *member, *owner;
-    struct sockaddr_storage from;
-    socklen_t from_bytes;
+    Prepared base;
+    Source source;
+    PyObject *window, *member;
     uint8_t lead[TUNNEL_HEADER_BYTES];                  /* in front of every datagram */
     int lead_bytes;
     uint8_t head[HEAD_BYTES];
     int longest_bytes;                                  /* of a datagram */
-    double dies_at;
     Py_ssize_t packets, octets;
 } Inlet;
 
 typedef struct {                                        /* one way through a circuit that this node relays */
-    PyObject_HEAD
-    Guards guards;
+    Prepared base;
     Route route;
-    PyObject *endpoint, *owner;
-    struct sockaddr_storage from;
-    socklen_t from_bytes;
+    Source source;
     uint8_t header[TUNNEL_HEADER_BYTES];
     Py_ssize_t octets;
 } Transit;
@@ -200,8 +224,7 @@ typedef struct {
 enum { BULK_SLOTS = 4096, MAX_BULK_OCTETS = 4 << 20, BULK_OCTETS = 192 << 10 };
 
 double boottime_s(void);
-int mouth_open(Mouth *mouth);                           /* 1, 0, or -1 with an exception */
-int route_open(const Route *route);                     /* whether it may be sent to at once: 1, 0, or -1, likewise */
+/* One sendmsg. What the kernel doesn't take goes to Python, which waits for room, or finds out why. */
 int transmit(FastPath *path, const Route *route, uint8_t *from, Py_ssize_t length, int size, int traffic_class);
 PyObject *find(PyObject *dict, const uint8_t *key, Py_ssize_t bytes);  /* borrowed; NULL: none, or an exception */
 
@@ -212,6 +235,8 @@ int account_sent(FastPath *path);
 int account_dropped(FastPath *path);
 int take_datagrams(FastPath *path, Mouth *mouth, int limit);
 int account_heard(FastPath *path);
+/* 1 when dealt with, 0 when Python must look, -1 with an exception. */
+int pass_on(FastPath *path, Mouth *mouth, const Arrival *arrival);
 int account_passed(FastPath *path);
 
 #endif

@@ -6,14 +6,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/ip.h>
-#include <netinet/udp.h>
 #include <string.h>
 #include <sys/uio.h>
-
-#ifndef UDP_GRO
-#define UDP_GRO 104
-#endif
 
 enum { MAX_BATCH = 512, CONTROL_BYTES = 256 };
 
@@ -27,15 +21,6 @@ static int names_ready(void) {
     header_name = PyUnicode_InternFromString("header");
     return newest_name && accept_rising_name && member_name && header_name ? 0 : -1;
 }
-
-typedef struct {
-    struct sockaddr_storage from;
-    Py_ssize_t length;
-    int size, traffic_class;
-    struct msghdr message;
-    const uint8_t *note; /* what is in IP(V6)_PKTINFO */
-    size_t note_bytes;
-} Arrival;
 
 static int touch(FastPath *path, Inlet *inlet, Py_ssize_t octets) {
     if (inlet->octets == 0) {
@@ -51,7 +36,7 @@ int account_heard(FastPath *path) {
         Inlet *inlet = path->heard_by[--path->heard_count];
         Py_ssize_t packets = inlet->packets, octets = inlet->octets;
         inlet->packets = inlet->octets = 0;
-        PyObject *done = PyObject_CallFunction(path->on_heard, "Onn", inlet->owner, packets, octets);
+        PyObject *done = PyObject_CallFunction(path->on_heard, "Onn", inlet->base.owner, packets, octets);
         Py_DECREF(inlet);
         if (done == NULL) return -1;
         Py_DECREF(done);
@@ -200,7 +185,7 @@ static int give_opened(FastPath *path, Inlet *inlet, int traffic_class, uint8_t 
     }
     PyObject *done = account_heard(path) < 0
                          ? NULL
-                         : PyObject_CallFunction(path->on_opened, "OOi", inlet->owner, list, traffic_class);
+                         : PyObject_CallFunction(path->on_opened, "OOi", inlet->base.owner, list, traffic_class);
     Py_DECREF(list);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
@@ -232,73 +217,6 @@ static int mark(Inlet *inlet, long long last, const uint64_t *counters, int coun
     return status;
 }
 
-static int same_place(const struct sockaddr_storage *known, const struct sockaddr_storage *from) {
-    if (known->ss_family != from->ss_family) return 0;
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *one = (const struct sockaddr_in *)known, *other = (const struct sockaddr_in *)from;
-        return one->sin_port == other->sin_port && one->sin_addr.s_addr == other->sin_addr.s_addr;
-    }
-    const struct sockaddr_in6 *one = (const struct sockaddr_in6 *)known, *other = (const struct sockaddr_in6 *)from;
-    return one->sin6_port == other->sin6_port && memcmp(&one->sin6_addr, &other->sin6_addr, 16) == 0;
-}
-
-/* Whether it came to the address that Python has noted for its sender. 1, 0, or -1 with an exception. */
-static int to_known_address(Mouth *mouth, PyObject *endpoint, const Arrival *arrival) {
-    PyObject *noted = PyDict_GetItemWithError(mouth->arrivals, endpoint);
-    if (noted == NULL) return PyErr_Occurred() ? -1 : arrival->note == NULL;
-    if (!PyTuple_Check(noted) || PyTuple_GET_SIZE(noted) < 1) return 0;
-    PyObject *content = PyTuple_GET_ITEM(noted, 0);
-    return arrival->note != NULL && PyBytes_Check(content) && PyBytes_GET_SIZE(content) == (Py_ssize_t)arrival->note_bytes &&
-           memcmp(PyBytes_AS_STRING(content), arrival->note, arrival->note_bytes) == 0;
-}
-
-int account_passed(FastPath *path) {
-    while (path->passed_count > 0) {
-        Transit *transit = path->passed_by[--path->passed_count];
-        Py_ssize_t octets = transit->octets;
-        transit->octets = 0;
-        PyObject *done = PyObject_CallFunction(path->on_passed, "On", transit->owner, octets);
-        Py_DECREF(transit);
-        if (done == NULL) return -1;
-        Py_DECREF(done);
-    }
-    return 0;
-}
-
-/* Pass on what came with the label of a circuit, as `dht.relay` does. Returns as `take`. */
-static int pass_on(FastPath *path, Mouth *mouth, const Arrival *arrival) {
-    uint8_t *datagrams = path->datagrams;
-    Py_ssize_t length = arrival->length, size = arrival->size;
-    if (size <= TUNNEL_HEADER_BYTES || (length % size > 0 && length % size <= TUNNEL_HEADER_BYTES)) return 0;
-    PyObject *both = find(path->transits, datagrams + 4, 4);
-    if (both == NULL || !PyTuple_Check(both)) return PyErr_Occurred() ? -1 : 0;
-    Transit *transit = NULL;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(both) && transit == NULL; i++) {
-        PyObject *each = PyTuple_GET_ITEM(both, i);
-        if (Py_IS_TYPE(each, &TransitType) && same_place(&((Transit *)each)->from, &arrival->from))
-            transit = (Transit *)each;
-    }
-    if (transit == NULL) return 0;
-    int usable = to_known_address(mouth, transit->endpoint, arrival);
-    if (usable == 1) usable = route_open(&transit->route);
-    if (usable == 1) usable = guards_hold(&transit->guards);
-    if (usable != 1) return usable;
-    for (Py_ssize_t at = 0; at < length; at += size)
-        if (memcmp(datagrams + at, transit->header, TUNNEL_HEADER_BYTES) != 0) return 0;
-    for (Py_ssize_t at = 0; at < length; at += size) datagrams[at + RELAYED_AT] = 1;
-    Py_INCREF(transit); /* Python may drop it meanwhile. */
-    int status = 1;
-    if (transit->octets == 0) {
-        if (path->passed_count == MAX_TOUCHED && account_passed(path) < 0) status = -1;
-        path->passed_by[path->passed_count++] = (Transit *)Py_NewRef((PyObject *)transit);
-    }
-    transit->octets += length;
-    /* With the congestion marks it came with, as behind any router (RFC 6040, section 4). */
-    if (status == 1 && transmit(path, &transit->route, datagrams, length, (int)size, arrival->traffic_class) < 0) status = -1;
-    Py_DECREF(transit);
-    return status;
-}
-
 /* What an inlet opens, which is good to use. Returns as `take`. */
 static int open_and_write(FastPath *path, Inlet *inlet, const Arrival *arrival, int skip) {
     const uint8_t *datagrams = path->datagrams;
@@ -324,7 +242,7 @@ static int open_and_write(FastPath *path, Inlet *inlet, const Arrival *arrival, 
     Py_ssize_t text_bytes = size - before - TAG_BYTES, left = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_ssize_t bytes = (i < whole ? size : rest) - before;
-        if (aead_open(inlet->cipher, counters[i], datagrams + i * size + before, (size_t)bytes, path->plain + left) < 0)
+        if (aead_open(inlet->base.cipher, counters[i], datagrams + i * size + before, (size_t)bytes, path->plain + left) < 0)
             return 0;
         left += bytes - TAG_BYTES;
     }
@@ -369,36 +287,16 @@ static int take(FastPath *path, Mouth *mouth, const Arrival *arrival) {
     PyObject *found = find(path->inlets, datagrams + skip + 4, 4);
     if (found == NULL) return PyErr_Occurred() ? -1 : 0;
     Inlet *inlet = (Inlet *)found;
-    if (!Py_IS_TYPE(found, &InletType) || inlet->lead_bytes != skip || path->now >= inlet->dies_at ||
-        size > inlet->longest_bytes || !same_place(&inlet->from, &arrival->from))
+    if (!Py_IS_TYPE(found, &InletType) || inlet->lead_bytes != skip || path->now >= inlet->base.dies_at ||
+        size > inlet->longest_bytes || !source_sent(&inlet->source, arrival))
         return 0;
-    int usable = to_known_address(mouth, inlet->endpoint, arrival);
-    if (usable == 1) usable = guards_hold(&inlet->guards);
+    int usable = source_wrote_here(&inlet->source, mouth, arrival);
+    if (usable == 1) usable = guards_hold(&inlet->base.guards);
     if (usable != 1) return usable;
     Py_INCREF(inlet); /* Python may drop it meanwhile. */
     int status = open_and_write(path, inlet, arrival, skip);
     Py_DECREF(inlet);
     return status;
-}
-
-static void read_notes(Arrival *arrival) {
-    arrival->size = (int)arrival->length, arrival->traffic_class = 0, arrival->note = NULL;
-    struct msghdr *message = &arrival->message;
-    for (struct cmsghdr *note = CMSG_FIRSTHDR(message); note != NULL; note = CMSG_NXTHDR(message, note)) {
-        size_t bytes = note->cmsg_len - CMSG_LEN(0);
-        int value = 0;
-        if (note->cmsg_level == IPPROTO_UDP && note->cmsg_type == UDP_GRO && bytes >= sizeof value) {
-            memcpy(&value, CMSG_DATA(note), sizeof value);
-            if (value > 0 && value < arrival->length) arrival->size = value;
-        } else if ((note->cmsg_level == IPPROTO_IP && note->cmsg_type == IP_TOS) ||
-                   (note->cmsg_level == IPPROTO_IPV6 && note->cmsg_type == IPV6_TCLASS)) {
-            memcpy(&value, CMSG_DATA(note), bytes < sizeof value ? bytes : sizeof value);
-            arrival->traffic_class = value & 0xFF;
-        } else if ((note->cmsg_level == IPPROTO_IP && note->cmsg_type == IP_PKTINFO) ||
-                   (note->cmsg_level == IPPROTO_IPV6 && note->cmsg_type == IPV6_PKTINFO)) {
-            arrival->note = CMSG_DATA(note), arrival->note_bytes = bytes;
-        }
-    }
 }
 
 /* To Python, with what it would have had from `recvmsg`. */

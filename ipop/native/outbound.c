@@ -4,29 +4,15 @@
 #include "fastpath.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/ip.h>
-#include <netinet/udp.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
 
 static PyObject *sent_name; /* interned "sent" */
 
-int route_open(const Route *route) {
-    if (route->mouth == NULL || route->mouth->queue == NULL) return 0;
-    Py_ssize_t waiting = PyObject_Size(route->mouth->queue);
-    return waiting != 0 ? (waiting < 0 ? -1 : 0) : mouth_open(route->mouth);
-}
-
 static int outlet_usable(FastPath *path, Outlet *outlet) {
-    if (path->now >= outlet->dies_at) return 0;
+    if (path->now >= outlet->base.dies_at) return 0;
     int open = route_open(&outlet->route);
-    return open != 1 ? open : guards_hold(&outlet->guards);
+    return open != 1 ? open : guards_hold(&outlet->base.guards);
 }
 
 /* Take `count` counters from the keypair: the first, or -1 with or without an exception when there are not so many. */
@@ -61,7 +47,7 @@ int account_sent(FastPath *path) {
         Outlet *outlet = path->sent_by[--path->sent_count];
         Py_ssize_t packets = outlet->packets, octets = outlet->octets, sealed = outlet->sealed_octets;
         outlet->packets = outlet->octets = outlet->sealed_octets = 0;
-        PyObject *done = PyObject_CallFunction(path->on_sent, "Onnn", outlet->owner, packets, octets, sealed);
+        PyObject *done = PyObject_CallFunction(path->on_sent, "Onnn", outlet->base.owner, packets, octets, sealed);
         Py_DECREF(outlet);
         if (done == NULL) return -1;
         Py_DECREF(done);
@@ -74,59 +60,6 @@ int account_dropped(FastPath *path) {
     Py_ssize_t dropped = path->bulk_dropped;
     path->bulk_dropped = 0;
     PyObject *done = PyObject_CallFunction(path->on_dropped, "n", dropped);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
-typedef struct {
-    _Alignas(struct cmsghdr) uint8_t
-        bytes[CMSG_SPACE(NOTE_BYTES) + CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
-    size_t used;
-} Notes; /* what goes beside the data of one sendmsg */
-
-static void add_note(Notes *notes, int level, int kind, const void *data, size_t bytes) {
-    struct cmsghdr *note = (struct cmsghdr *)(notes->bytes + notes->used);
-    memset(note, 0, CMSG_SPACE(bytes));
-    note->cmsg_level = level, note->cmsg_type = kind, note->cmsg_len = CMSG_LEN(bytes);
-    memcpy(CMSG_DATA(note), data, bytes);
-    notes->used += CMSG_SPACE(bytes);
-}
-
-/* One sendmsg. What the kernel doesn't take goes to Python, which waits for room, or finds out why. */
-int transmit(FastPath *path, const Route *route, uint8_t *from, Py_ssize_t length, int size, int traffic_class) {
-    Notes notes = {.used = 0};
-    struct iovec all = {from, (size_t)length};
-    struct msghdr message = {.msg_name = (void *)&route->to, .msg_namelen = route->to_bytes, .msg_iov = &all, .msg_iovlen = 1};
-    /* The address that the peer last wrote to: (content, [(level, kind, answer)]). */
-    PyObject *arrival = PyDict_GetItemWithError(route->mouth->arrivals, route->endpoint);
-    if (arrival == NULL && PyErr_Occurred()) return -1;
-    if (arrival != NULL) {
-        PyObject *list, *content;
-        int level, kind;
-        const char *answer;
-        Py_ssize_t bytes;
-        if (!PyArg_ParseTuple(arrival, "OO!", &content, &PyList_Type, &list)) return -1;
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-            if (!PyArg_ParseTuple(PyList_GET_ITEM(list, i), "iiy#", &level, &kind, &answer, &bytes)) return -1;
-            if (i > 0 || bytes > NOTE_BYTES) goto blocked;
-            add_note(&notes, level, kind, answer, (size_t)bytes);
-        }
-    }
-    if (length > size) {
-        uint16_t segment = (uint16_t)size;
-        add_note(&notes, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
-    }
-    if (traffic_class) {
-        int six = route->to.ss_family == AF_INET6;
-        add_note(&notes, six ? IPPROTO_IPV6 : IPPROTO_IP, six ? IPV6_TCLASS : IP_TOS, &traffic_class, sizeof traffic_class);
-    }
-    if (notes.used > 0) message.msg_control = notes.bytes, message.msg_controllen = notes.used;
-    /* Something that Python was told meanwhile may have closed the socket, and its number be another file's. */
-    int open = mouth_open(route->mouth);
-    if (open < 0) return -1;
-    if (open && sendmsg(route->mouth->fd, &message, MSG_DONTWAIT) >= 0) return 0;
-blocked:;
-    PyObject *done = PyObject_CallFunction(path->on_blocked, "Oy#ii", route->endpoint, from, length, size, traffic_class);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -153,7 +86,7 @@ static Py_ssize_t seal(Outlet *outlet, uint64_t counter, uint8_t *at, const uint
     put64(at + outlet->front_bytes, counter);
     memcpy(text, head, (size_t)head_bytes);
     memcpy(text + head_bytes, body, (size_t)body_bytes);
-    if (aead_seal(outlet->cipher, counter, text, (size_t)(head_bytes + body_bytes)) < 0) {
+    if (aead_seal(outlet->base.cipher, counter, text, (size_t)(head_bytes + body_bytes)) < 0) {
         PyErr_SetString(PyExc_RuntimeError, "libcrypto does not seal");
         return -1;
     }
@@ -276,7 +209,7 @@ static Outlet *outlet_of(FastPath *path, const uint8_t *ethernet, Py_ssize_t byt
         return NULL;
     }
     PyObject *found = find(path->outlets, to, to_bytes);
-    if (found == NULL || !Py_IS_TYPE(found, &OutletType) || ((Outlet *)found)->cipher == NULL) return NULL;
+    if (found == NULL || !Py_IS_TYPE(found, &OutletType) || ((Outlet *)found)->base.cipher == NULL) return NULL;
     Outlet *outlet = (Outlet *)found;
     int usable = outlet_usable(path, outlet);
     if (usable == 1) {
