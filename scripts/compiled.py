@@ -23,9 +23,10 @@ PACKAGES = ("dht", "shortcuts", "ipop", "sims")
 MODULES = """
     dht/acquaintances dht/aggregate dht/arcs dht/broadcast dht/budget dht/contact dht/cookie dht/coordinate dht/counters
     dht/demux dht/edge dht/envelope dht/errors dht/exchange dht/features dht/fingers dht/fragments dht/groups/table
-    dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/linking dht/liveness dht/near dht/overlay dht/packing
-    dht/path dht/peer dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router
-    dht/session dht/sessions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
+    dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/lingering dht/linking dht/liveness dht/near
+    dht/overlay dht/packing dht/path dht/peer dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas
+    dht/requests dht/ring dht/router dht/session dht/sessions dht/size_questions dht/sizes dht/store dht/suite
+    dht/tunnels dht/upkeep
     sims/agenda sims/engine sims/network sims/latency/models
 """.split()  # noqa: SIM905  # So many names read better as a text.
 MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]
