@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -90,7 +91,7 @@ class Watched:
     def gaps(self, peer: Peer) -> list[float]:
         """Between the probes of a peer."""
         at = [when for when, node_id in self.pings if node_id == peer.id]
-        return [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(at)]
 
     def when(self, what: str) -> float:
         """When it was said, the first time."""
