@@ -126,7 +126,7 @@ class Sessions:
         return peer
 
     def watch(self, peer: Peer) -> None:
-        """Something is awaited of a peer."""
+        """Something is awaited of a peer, or it is new: `dht.liveness` is to look at it soon."""
         if not self.restless:
             self.awaited()
         self.restless[peer.number] = peer
@@ -165,8 +165,8 @@ class Sessions:
     def forget(self, now: float) -> None:
         """Drop keys that are too old to be of use."""
         for peer in self.peers.values():
-            peer.session.forget(now)
-            self._drop_stale_indices(peer)
+            if peer.session.forget(now):
+                self._drop_stale_indices(peer)
 
     def _drop_stale_indices(self, peer: Peer) -> None:
         for index in peer.indices - set(peer.session.indices()):
@@ -214,6 +214,7 @@ class Sessions:
         peer.heard(path, now)
         if not peer.up:
             peer.up = True
+            self.watch(peer)
             self.came_up(peer, path)
         if peer.session.wants_rekey(now, receiving=True):
             self.renew(peer)

@@ -5,8 +5,8 @@ modules of MODULES. Whoever runs Python in that folder, or with it in PYTHONPATH
 stay what they are, the reference and the default: at the end a small world is run by both, and must come to the same
 trace hash. It takes some minutes, a C compiler and Python's headers.
 
-What is left out, and why: what keeps `@dataclass` beside plain class attributes (`dht.messages`), what is copied with
-`copy.copy` (`dht.noise`, `sims.plain`), what applications inherit from, what touches the machine.
+What is left out, and why: what keeps `@dataclass` beside plain class attributes (the bodies in `dht.messages`), what is
+copied with `copy.copy` (`dht.noise`, `sims.plain`), what applications inherit from, what touches the machine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MODULES = """
     dht/acquaintances dht/aggregate dht/alarm dht/arcs dht/broadcast dht/budget dht/contact dht/cookie dht/coordinate
     dht/counters dht/demux dht/edge dht/entrance dht/envelope dht/errors dht/exchange dht/features dht/fingers
     dht/fragments dht/groups/table dht/handshake dht/handshakes dht/hearsay dht/host dht/ids dht/incumbents dht/joining
-    dht/lingering dht/linking dht/liveness dht/near dht/overlay dht/packing dht/path dht/peer dht/pings dht/reach
-    dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router dht/session dht/sessions
-    dht/size_questions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
+    dht/lingering dht/linking dht/liveness dht/messages/header dht/near dht/overlay dht/packing dht/path dht/peer
+    dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router dht/session
+    dht/sessions dht/size_questions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
     sims/agenda sims/engine sims/network sims/latency/models
 """.split()  # noqa: SIM905  # So many names read better as a text.
 MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]

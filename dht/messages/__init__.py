@@ -1,6 +1,7 @@
 """The ring's control messages, as typed values. None of these modules sends anything.
 
-control    what a message is: header, body, shapes that several bodies have; applications begin here
+control    what a message's body is, and shapes that several have; applications begin here
+header     what stands before it
 edges      codes 1, 2, 9, 10, 13 to 15: what the two ends of an edge, or of a session, tell each other about it
 ring       codes 3 to 8, 11, 12: finding places on the ring, and keeping them
 records    codes 16 to 19, 30, 31: storing and fetching
@@ -10,17 +11,9 @@ Codes 32 to 63 are those of `shortcuts.messages`, `dht.branch_messages`, `dht.cr
 need of these modules is here under one name.
 """
 
-from dht.messages.control import (
-    FIRST_APPLICATION_CODE,
-    MAX_CONTACT_BYTES,
-    MAX_CONTACTS,
-    Control,
-    Kind,
-    Message,
-    pack_control,
-    split_control,
-)
+from dht.messages.control import FIRST_APPLICATION_CODE, MAX_CONTACT_BYTES, MAX_CONTACTS, Message
 from dht.messages.edges import ConnectToMe, DuplicateIdentity, Lapse, Leave, NoSession, Ping, Pong, remember
+from dht.messages.header import Control, Kind, pack_control, split_control
 from dht.messages.records import MAX_RECORD_BYTES, MAX_RECORDS, Fetch, Fetched, FetchFor, Store, Stored, StoreFor
 from dht.messages.ring import (
     HEAD_BYTES,

@@ -1,24 +1,16 @@
-"""What a control message is: its header, its body, and the shapes that several bodies have.
+"""What the body of a control message is, and the shapes that several bodies have: packed maps with small integer keys.
 
-A control message travels inside a session (one hop) or inside a routed envelope (several hops). On the wire:
-
-    code (2) | kind (1) | transaction (8) | body: a packed map with small integer keys
-
-`kind` says whether the message asks, answers or only tells. A code nobody registered is counted and ignored,
-so that old and new nodes can share a ring.
+What stands before it is `dht.messages.header`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from functools import lru_cache
-from struct import Struct
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from dht.contact import Contact
 from dht.coordinate import COORDINATE_BYTES, Coordinate
-from dht.errors import BadDatagram
 from dht.host import Endpoint
 from dht.ids import ID_BYTES
 from dht.packing import Fields, Value, pack
@@ -27,18 +19,6 @@ MAX_CONTACTS = 16
 MAX_CONTACT_BYTES = 180
 REMEMBERED = 4096  # bodies of messages that say the same for hours, once read
 FIRST_APPLICATION_CODE = 1024
-_HEADER = Struct(">HBQ")
-
-
-class Kind(IntEnum):
-    """What the sender of a control message expects."""
-
-    TELL = 0
-    ASK = 1
-    ANSWER = 2
-
-
-_KINDS = tuple(Kind)
 
 
 class Message:
@@ -85,29 +65,6 @@ def remember_read(entries: int) -> None:
     """Remember so many bodies, for a process in which more nodes than usual live."""
     global _read_again  # noqa: PLW0603
     _read_again = lru_cache(maxsize=entries)(_read_message)
-
-
-class Control(NamedTuple):
-    """A control message taken apart, its body not yet read."""
-
-    code: int
-    kind: Kind
-    transaction: int
-    body: bytes
-
-
-def pack_control(message: Message, kind: Kind, transaction: int = 0) -> bytes:
-    return _HEADER.pack(message.CODE, kind, transaction) + message.body()
-
-
-def split_control(data: bytes) -> Control:
-    """Takes the header off. Raises BadDatagram."""
-    if len(data) < _HEADER.size:
-        raise BadDatagram(f"a control message has at least {_HEADER.size} bytes, not {len(data)}")
-    code, kind, transaction = _HEADER.unpack_from(data)
-    if kind > Kind.ANSWER:
-        raise BadDatagram(f"no control message is of kind {kind}")
-    return Control(code, _KINDS[kind], transaction, data[_HEADER.size :])
 
 
 def contacts_in(fields: Fields, key: int) -> tuple[Contact, ...]:
