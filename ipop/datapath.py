@@ -1,10 +1,9 @@
-"""Frames from the TAP to peers, and packets from peers to the TAP: what happens for every packet.
+"""Frames from the TAP to peers: what happens for every one of them. The other way is `ipop.inbound`.
 
-The fast way is one dict lookup each way: `Flow`, where packets for one address go, and `Origin`, a source address
-that a peer has proved to hold. Both are prepared outside the fast way and replaced whole. No message objects, no
-logging and no parsing beyond fixed offsets happen there. What the TAP gives in one go and is for one peer is sealed
-and sent together; super-packets go as segments (`ipop.superpacket`) and come out again as super-packets, run by run,
-no run held back for what may still come. TCP data waits in a queue of its own while the TAP has anything else.
+The fast way is one dict lookup: `Flow`, where packets for one address go, prepared outside it and replaced whole. No
+message objects, no logging and no parsing beyond fixed offsets happen there. What the TAP gives in one go and is for
+one peer is sealed and sent together; super-packets go as segments (`ipop.superpacket`). TCP data waits in a queue of
+its own while the TAP has anything else.
 A packet without a flow waits, in bounded queues, while `ipop.resolve` looks for its destination; if that fails its
 sender is told by ICMP. Never looks into the DHT.
 
@@ -21,10 +20,9 @@ from typing import Protocol
 
 from dht.certificate import Member, Network
 from dht.envelope import Inner
-from dht.errors import BadDatagram
 from dht.host import Host
 from ipop.destination import is_discovery
-from ipop.ecn import ECN_MASK, MAY_CHANGE, class_of, decapsulated
+from ipop.ecn import ECN_MASK, class_of
 from ipop.ethernet import (
     ETHERNET_HEADER_BYTES,
     ETHERTYPE_IPV4,
@@ -32,19 +30,16 @@ from ipop.ethernet import (
     PROTOCOL_ICMP6,
     BadFrame,
     address_text,
-    hop_limit,
-    ip_ends,
     is_multicast,
     unwrap,
     wrap,
 )
 from ipop.icmp import Limiter, unreachable
+from ipop.inbound import Arrivals, Inbound
 from ipop.neighbor import Segment, answer, mac_for
-from ipop.origins import Origin, Origins
 from ipop.resolve import Address, Located, Reason, Resolver
-from ipop.superpacket import PACKET_AT, Run, complete, is_bulk, partial, read_partial, split
+from ipop.superpacket import complete, is_bulk, partial, split
 from ipop.tap import Tap
-from ipop.vnet import fill, partial_header
 from ipop.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -60,15 +55,12 @@ MAX_BULK_BYTES = 4 << 20
 _PACKET = bytes((Inner.PACKET,))
 
 
-class Ring(Protocol):
+class Ring(Arrivals, Protocol):
     """The part of `dht.node.Node` that carries packets."""
 
     def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool: ...
     def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool: ...
     def room_bytes(self, peer_id: int) -> int: ...
-    def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
-    def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...
-    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None: ...
 
 
 class Flow:
@@ -105,8 +97,7 @@ class DataPath:
         self._refusals = Limiter()
         self.counters: Counter[str] = Counter()
         self._flows: dict[bytes, Flow] = {}
-        self._proofs = Origins(self.segment, self._own_mac, resolver.learn, self.counters)
-        self.origins = self._proofs.known
+        self.inbound = Inbound(host, tap, ring, resolver, self.segment, self.counters)
         self._waiting = Waiting()
         self._batch: list[bytes] = []
         self._batch_flow: Flow | None = None
@@ -118,16 +109,14 @@ class DataPath:
         self.pave: Callable[[Flow], None] | None = None  # told after a flow's packets were sent: `ipop.fastpath`
         self._used: dict[bytes, Flow] = {}  # since `pave` was last told
         self.to_many: Callable[[bytes, bytes, bytes], None] | None = None  # takes packet, source and destination
-        self.packets_out = self.packets_in = 0  # Plain integers: they change with every packet.
+        self.packets_out = 0  # A plain integer: it changes with every packet.
 
     def start(self) -> None:
         self.running = True
         self._tap.on_frame(self.outbound)
         self._tap.on_virtual(self.outbound_virtual)
         self._tap.on_drained(self.drained)
-        self._ring.on_packet(self.inbound)
-        self._ring.on_traffic(self.inbound_traffic)
-        self._ring.on_run(self.inbound_run)
+        self.inbound.start()
 
     def stop(self) -> None:
         """Nothing is sent or written after this."""
@@ -136,7 +125,7 @@ class DataPath:
         self._bulk.clear()
         self._used.clear()
         self._flows.clear()
-        self.origins.clear()
+        self.inbound.stop()
 
     def flow(self, address: Address) -> Flow | None:
         """The present flow towards `address`."""
@@ -249,110 +238,6 @@ class DataPath:
         if run or len(self._batch) >= BATCH_PACKETS:
             self.flush()
 
-    def inbound_traffic(self, member: Member, plaintexts: Sequence[bytes]) -> None:
-        """What a peer sent together."""
-        run: Run | None = None
-        origin: Origin | None = None
-        if not self.running:
-            return
-        outer = self._host.received_class & ECN_MASK
-        if outer & MAY_CHANGE:
-            marked = (decapsulated(each, PACKET_AT[each[0]], outer, self.counters) for each in plaintexts)
-            plaintexts = [each for each in marked if each]
-        for plaintext in plaintexts:
-            if run is not None:
-                if run.extend(plaintext):
-                    continue
-                self._write_run(run, origin)
-                run = None
-            try:
-                if plaintext[0] == Inner.PACKET:
-                    self._inbound(member, plaintext[1:])
-                elif plaintext[0] == Inner.SEGMENT:
-                    run = Run(plaintext)
-                    origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
-                else:
-                    self._inbound_partial(member, plaintext)
-            except BadDatagram:
-                self.counters["inner_malformed"] += 1
-        if run is not None:
-            self._write_run(run, origin)
-
-    def inbound_run(self, member: Member, plaintexts: memoryview, size: int) -> None:
-        """As `inbound_traffic`, for segments that lie one behind the other, each of `size` bytes but for the last."""
-        if self._host.received_class & MAY_CHANGE:
-            each = [bytes(plaintexts[at : at + size]) for at in range(0, len(plaintexts), size)]
-            self.inbound_traffic(member, each)
-            return
-        if not self.running:
-            return
-        at = 0
-        while at < len(plaintexts):
-            try:
-                run = Run(bytes(plaintexts[at : at + size]))
-                origin = self._proofs.of(member, run.head.source, run.head.destination, hop_limit(run.head.bytes))
-            except BadDatagram:
-                self.counters["inner_malformed"] += 1
-                at += size
-                continue
-            at += size
-            at += run.extend_all(plaintexts, at, size)
-            self._write_run(run, origin)
-
-    def _write_run(self, run: Run, origin: Origin | None) -> None:
-        if origin is None:
-            return  # Refused, and counted.
-        self.packets_in += run.segments
-        if self._tap.offloads.tcp if run.head.tcp else self._tap.offloads.udp:
-            self._tap.write_virtual(run.virtual(origin.header))
-        else:
-            for packet in run.packets():
-                self._tap.write(origin.header + packet)
-
-    def _inbound_partial(self, member: Member, plaintext: bytes) -> None:
-        packet, transport, checksum_at = read_partial(plaintext)
-        source, destination = ip_ends(packet)
-        if is_discovery(packet):
-            self.counters["inner_discovery_refused"] += 1
-            return
-        origin = self._proofs.of(member, source, destination, hop_limit(packet))
-        if origin is None:
-            return
-        self.packets_in += 1
-        if self._tap.offloads.checksum:
-            self._tap.write_virtual((partial_header(transport, checksum_at), origin.header, packet))
-        else:
-            self._tap.write(origin.header + fill(packet, transport, checksum_at))
-
-    def inbound(self, member: Member, packet: bytes) -> None:
-        """One packet from a peer; `member` is who the session proved it to be."""
-        outer = self._host.received_class & ECN_MASK
-        if outer & MAY_CHANGE and not (packet := decapsulated(packet, 0, outer, self.counters)):
-            return
-        self._inbound(member, packet)
-
-    def _inbound(self, member: Member, packet: bytes) -> None:
-        if packet[:1] == b"\x45":  # IPv4 without options
-            source = packet[12:16]
-            plain = packet[16:20] == self._own4 and len(packet) == packet[2] << 8 | packet[3] and packet[8]
-        elif len(packet) >= 40:
-            source = packet[8:24]
-            plain = (
-                packet[24:40] == self._own6
-                and packet[0] >> 4 == 6
-                and len(packet) == 40 + (packet[4] << 8 | packet[5])
-                and packet[7]
-                and (packet[6] != PROTOCOL_ICMP6 or not is_discovery(packet))
-            )
-        else:
-            source, plain = b"", False
-        origin = self.origins.get(source)
-        if plain and origin is not None and origin.member is member:
-            self.packets_in += 1
-            self._tap.write(origin.header + packet)
-        else:
-            self._inbound_first(member, packet)
-
     def _outbound_first(self, frame: bytes, kind: bytes) -> None:
         """A frame without a flow: answered here, refused, or kept until its destination is found."""
         if not self.running:
@@ -423,20 +308,3 @@ class DataPath:
         refusal = unreachable(packet, destination, broadcast4=self.segment.broadcast4)
         if refusal is not None:
             self._tap.write(wrap(refusal, self._own_mac, mac_for(destination)))
-
-    def _inbound_first(self, member: Member, packet: bytes) -> None:
-        """A packet from an address not yet proved, or one to refuse."""
-        if not self.running:
-            return
-        try:
-            source, destination = ip_ends(packet)
-        except BadDatagram:
-            self.counters["inner_malformed"] += 1
-            return
-        if is_discovery(packet):
-            self.counters["inner_discovery_refused"] += 1  # Who has which Ethernet address is decided here alone.
-            return
-        origin = self._proofs.of(member, source, destination, hop_limit(packet))
-        if origin is not None:
-            self.packets_in += 1
-            self._tap.write(origin.header + packet)

@@ -125,7 +125,7 @@ class FastPath:
             own6=datapath.segment.own6,
             outlets=self._outlets,
             inlets=self._inlets,
-            origins=datapath.origins,
+            origins=datapath.inbound.origins,
             transits=self._transits,
             on_frame=datapath.outbound,
             on_virtual=datapath.send_virtual,
@@ -337,7 +337,7 @@ class FastPath:
         if packets:
             peer.demand_at = now
             peer.packets += packets
-            self._datapath.packets_in += packets
+            self._datapath.inbound.packets += packets
         self._sessions.heard(peer, path, octets, now)
 
     # --- on --------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ class VpnNode:
         for part in self.counted:
             counters.update(part)
         counters["packets_out"] = self.datapath.packets_out
-        counters["packets_in"] = self.datapath.packets_in
+        counters["packets_in"] = self.datapath.inbound.packets
         if self.multicast is not None:
             counters["multicast_out"] = self.multicast.packets_out
             counters["multicast_in"] = self.multicast.packets_in

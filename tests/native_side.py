@@ -235,6 +235,6 @@ class Side:
             "sealed": [pair.sent for pair in self.keypairs],
             "peers": peers,
             "flows": self.flows,
-            "moved": (self.datapath.packets_out, self.datapath.packets_in),
+            "moved": (self.datapath.packets_out, self.datapath.inbound.packets),
             "counters": {**self.vpn.counters, **self.host.counters, **self.tap.counters},
         }

@@ -107,7 +107,7 @@ def test_a_packet_of_a_peer_reaches_our_kernel_from_the_peers_hardware_address(w
         world.arrive(world.bob, carried)
     expected = wrap(carried, mac_for(world.alice.address4.packed), mac_for(addresses(world.bob, version).packed))
     assert list(world.tap.written) == [expected] * 3
-    assert world.path.packets_in == 3
+    assert world.path.inbound.packets == 3
 
 
 def test_answering_a_peer_needs_no_lookup(world: World) -> None:

@@ -63,11 +63,11 @@ def quicken(ends: Ends, native: Sequence[bool], monkeypatch: pytest.MonkeyPatch)
 
 async def carry(ends: Ends) -> None:
     expected: list[bytes] = []
-    bob = ends.nodes[1].datapath
-    before = bob.packets_in
+    bob = ends.nodes[1].datapath.inbound
+    before = bob.packets
 
     def came() -> bool:
-        return bob.packets_in >= before + len(expected)
+        return bob.packets >= before + len(expected)
 
     for made in [ends.addressed(each) for each in TRAFFIC] * REPEATED:
         expected += slow_segments(made.packet, made.size)

@@ -63,7 +63,7 @@ static PyObject *ethernet_of(FastPath *path, Inlet *inlet, const uint8_t *source
 }
 
 /* A plain IP packet for us, whole, and its source proved: the Ethernet header, or NULL. `transport`: where its payload
- * begins. Conditions as in `DataPath._inbound`. */
+ * begins. Conditions as in `Inbound._take`. */
 static PyObject *plain_packet(FastPath *path, Inlet *inlet, const uint8_t *packet, Py_ssize_t bytes, int *transport,
                               int *protocol, Py_ssize_t total) {
     if (bytes >= 20 && packet[0] == 0x45) {
