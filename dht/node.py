@@ -16,10 +16,8 @@ from dht.broadcast import Broadcast
 from dht.certificate import Member
 from dht.contact import Contact
 from dht.crawl import Crawls, Sight
-from dht.envelope import HEADER_BYTES, Inner
 from dht.errors import BadDatagram
 from dht.exchange import Incoming, Way
-from dht.features import Feature
 from dht.groups.table import Groups
 from dht.host import Endpoint, Host
 from dht.identity import Identity
@@ -33,9 +31,9 @@ from dht.peer import Peer
 from dht.pings import Pinged
 from dht.records import node_name
 from dht.replicas import GetResult, PutResult
-from dht.session import OVERHEAD_BYTES
-from dht.sizes import DEFAULT_BYTES, DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
+from dht.sizes import DEFAULT_UNDERLAY_MTU, datagram_bytes, plaintext_bytes
 from dht.storage import Storage
+from dht.traffic import Traffic
 from dht.upkeep import Upkeep
 from dht.views import NodeState, PeerView, PingResult, RingView
 
@@ -43,11 +41,6 @@ __all__ = ["GetResult", "Node", "NodeConfig", "NodeState", "PeerView", "PingResu
 
 RECORD_LIFETIME_S = 7200.0
 MAIN_RING = "the main ring"  # as notices name it; groups have names without blanks
-# What is sealed for a peer over the ring is once more sealed for each edge, in an envelope.
-_ROUTED_OVERHEAD_BYTES = 1 + HEADER_BYTES + OVERHEAD_BYTES
-ROUTED_PLAINTEXT_BYTES = DEFAULT_BYTES - _ROUTED_OVERHEAD_BYTES
-_PACKET = bytes((Inner.PACKET,))
-_SEGMENTS_FEATURE = int(Feature.SEGMENTS)
 
 M = TypeVar("M", bound=Message)
 
@@ -77,6 +70,7 @@ class Node:
         self.counters: Counter[str] = Counter()
         self._parts = Parts(host, identity, storage, self.counters)
         self._upkeep = Upkeep(host, identity, self._parts, self.counters)
+        self.traffic = Traffic(host, self._parts.sessions, self._parts.demux)
         self._running = False
         self._parts.handshakes.has_aes = config.aes
         self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
@@ -236,52 +230,6 @@ class Node:
             self._parts.handshakes.begin(contact, (None,), lambda found, reason: done(found))
         else:
             self.get(node_name(peer_id), lambda result: self._described(peer_id, result, done), first=True)
-
-    def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool:
-        """Seal and send an IP packet to a peer; False when there is no session fit for it (then open one).
-        `traffic_class` is for the outer header."""
-        peer = self._parts.sessions.peers.get(peer_id)
-        if peer is None or not peer.up:
-            return False
-        peer.demand_at = self._host.now()
-        peer.packets += 1
-        return self._parts.sessions.send(peer, _PACKET + packet, expects_answer=True, traffic_class=traffic_class)
-
-    def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool:
-        """Seal and send what stands for IP packets, each with its kind in front, together where that is possible;
-        False when there is no session fit for it."""
-        peer = self._parts.sessions.peers.get(peer_id)
-        if peer is None or not peer.up:
-            return False
-        peer.demand_at = self._host.now()
-        peer.packets += len(plaintexts)
-        return self._parts.sessions.send_all(peer, plaintexts, traffic_class)
-
-    def room_bytes(self, peer_id: int) -> int:
-        """The longest segment's plaintext that reaches a peer in one piece, over the path in use; 0 when the peer takes
-        whole packets only."""
-        peer = self._parts.sessions.peers.get(peer_id)
-        if peer is not None and not peer.features & _SEGMENTS_FEATURE:
-            return 0
-        sizes = self._parts.sessions.sizes
-        if peer is None or peer.path is None:
-            return sizes.longest_bytes - _ROUTED_OVERHEAD_BYTES
-        return sizes.room_bytes(peer)
-
-    def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
-        """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come
-        by `on_packet` instead. The last call wins."""
-        self._parts.demux.traffic = callback
-
-    def on_run(self, callback: Callable[[Member, memoryview, int], None]) -> None:
-        """Give segments that came together, all of `size` bytes but for the last, which may be shorter, to
-        `callback(member, run, size)`, one behind the other in memory that is good until it returns. Without it they
-        come by `on_traffic`. The last call wins."""
-        self._parts.demux.run = callback
-
-    def on_packet(self, callback: Callable[[Member, bytes], None]) -> None:
-        """Give every IP packet that a peer sent us to `callback(member, packet)`. The last call wins."""
-        self._parts.demux.packet = callback
 
     def register(self, message: type[M], handle: Callable[[Member, M], None]) -> None:
         """Take messages of an application's own type, end-to-end encrypted and with a proven sender. Raises

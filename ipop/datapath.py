@@ -56,7 +56,7 @@ _PACKET = bytes((Inner.PACKET,))
 
 
 class Ring(Arrivals, Protocol):
-    """The part of `dht.node.Node` that carries packets."""
+    """What carries packets: `dht.traffic.Traffic`."""
 
     def send_packet(self, peer_id: int, packet: bytes, traffic_class: int = 0) -> bool: ...
     def send_traffic(self, peer_id: int, plaintexts: Sequence[bytes], traffic_class: int = 0) -> bool: ...

@@ -27,7 +27,7 @@ from ipop.vnet import fill, partial_header
 
 
 class Arrivals(Protocol):
-    """The part of `dht.node.Node` that gives packets."""
+    """What gives packets: `dht.traffic.Traffic`."""
 
     def on_packet(self, callback: Callable[[Member, bytes], None]) -> None: ...
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None: ...

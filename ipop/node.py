@@ -60,7 +60,9 @@ class VpnNode:
         self.shortcuts = Shortcuts(host, self.ring, config.shortcuts)
         self.resolver = Resolver(host, self.ring, self.is_ready)
         network, member = config.identity.network, config.identity.member
-        self.datapath = DataPath(host, tap, self.ring, self.resolver, network, member, copy_dscp=config.copy_dscp)
+        self.datapath = DataPath(
+            host, tap, self.ring.traffic, self.resolver, network, member, copy_dscp=config.copy_dscp
+        )
         self.roll = RollCall(host, self.ring, self._wants_ring)
         self.multicast: Multicast | None = None
         if config.multicast:

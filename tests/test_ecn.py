@@ -200,8 +200,8 @@ def test_a_relay_passes_the_class_on(batching: bool) -> None:
                 classes.add(ends.hosts[1].received_class)
                 take_run(member, run, size)
 
-            ends.nodes[1].ring.on_traffic(note)
-            ends.nodes[1].ring.on_run(note_run)
+            ends.nodes[1].ring.traffic.on_traffic(note)
+            ends.nodes[1].ring.traffic.on_run(note_run)
             made = ends.addressed(Super(4, True, 1000, bytes(10_000)))
             ends.taps[0].inject_virtual(with_ecn(made.frame, VNET_BYTES + 14, ZERO))
             await ends.wait_for(10)

@@ -170,9 +170,9 @@ def test_packets_of_the_steady_state_never_see_python() -> None:
 
 def python_moved(side: Side, frames: Sequence[bytes], arriving: Sequence[bytes]) -> tuple[bool, bool]:
     """Whether Python had to send, and to receive."""
-    ring, sessions = side.vpn.ring, side.vpn.ring.parts.sessions
+    traffic, sessions = side.vpn.ring.traffic, side.vpn.ring.parts.sessions
     with (
-        patch.object(ring, "send_traffic", wraps=ring.send_traffic) as sending,
+        patch.object(traffic, "send_traffic", wraps=traffic.send_traffic) as sending,
         patch.object(sessions, "receive", wraps=sessions.receive) as receiving,
     ):
         side.from_tap(frames)

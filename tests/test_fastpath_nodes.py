@@ -121,7 +121,7 @@ def test_the_same_through_a_relay_with_c_and_without(
             await ends.connect()
             await until(lambda: path(0, 1) == path(1, 0) == "proxy")
             bob = ends.identities[1].member.id
-            await until(lambda: ends.nodes[0].ring.room_bytes(bob) == DEFAULT_BYTES)
+            await until(lambda: ends.nodes[0].ring.traffic.room_bytes(bob) == DEFAULT_BYTES)
             await carry(ends)
             assert bool(fast[0]._outlets) == native[0]
             assert bool(fast[2]._transits) == native[1]

@@ -119,7 +119,7 @@ def test_a_relay_that_meddles_is_found_out_or_changes_nothing(meddler: Meddler, 
     members = ring(3, ["dual-stack"] * 3 + ["sym", "sym"])
     one, other = members.node(3), members.node(4)
     engine, got = members.engine, list[bytes]()
-    other.on_packet(lambda member, packet: got.append(packet))
+    other.traffic.on_packet(lambda member, packet: got.append(packet))
 
     def path() -> object:
         peer = one.parts.sessions.peers.get(other.id)
@@ -145,9 +145,9 @@ def test_a_relay_that_meddles_is_found_out_or_changes_nothing(meddler: Meddler, 
     sent: list[bytes] = []
     for number in range(300):
         packet = b"packet %d" % number
-        if one.send_packet(other.id, packet):
+        if one.traffic.send_packet(other.id, packet):
             sent.append(packet)
-        other.send_packet(one.id, b"back")
+        other.traffic.send_packet(one.id, b"back")
         engine.run_for(0.1)
     assert set(got) <= set(sent), "nothing corrupt was delivered"
     assert len(got) == len(set(got)), "nothing was delivered twice"
@@ -175,8 +175,8 @@ def test_one_peer_that_says_it_sees_us_elsewhere_is_not_believed() -> None:
 
     liar.parts.checks.received = lying  # type: ignore[method-assign]
     for _ in range(100):
-        liar.send_packet(victim.id, b"x")
-        victim.send_packet(liar.id, b"y")
+        liar.traffic.send_packet(victim.id, b"x")
+        victim.traffic.send_packet(liar.id, b"y")
         members.engine.run_for(0.2)
     report = members.shortcuts[victim.id].report()
     assert LIE not in victim.contact().endpoints

@@ -16,10 +16,10 @@ import pytest
 
 from dht.envelope import Inner
 from dht.host import Endpoint
-from dht.node import ROUTED_PLAINTEXT_BYTES
 from dht.peer import Peer
 from dht.sizes import DEFAULT_BYTES
 from dht.storage import MemoryStorage
+from dht.traffic import ROUTED_PLAINTEXT_BYTES
 from dht.udp import UdpHost
 from ipop.config import VpnConfig
 from ipop.node import VpnNode, build_node
@@ -96,7 +96,7 @@ class Ends:
         # Until then, TCP is cut smaller than asked.
         bob = self.identities[1].member.id
         widest = (0, DEFAULT_BYTES) if len(self.nodes) == 2 else (0, DEFAULT_BYTES, ROUTED_PLAINTEXT_BYTES)
-        await until(lambda: self.nodes[0].ring.room_bytes(bob) in widest)
+        await until(lambda: self.nodes[0].ring.traffic.room_bytes(bob) in widest)
 
     async def wait_for(self, count: int) -> None:
         await until(lambda: len(self.arrived()) >= count)
@@ -175,7 +175,7 @@ def test_the_same_through_a_relay(batching: tuple[bool, ...], tunnel: bool) -> N
             if tunnel:
                 await until(lambda: path(0, 1) == path(1, 0) == "proxy")
                 bob = ends.identities[1].member.id
-                await until(lambda: ends.nodes[0].ring.room_bytes(bob) == DEFAULT_BYTES)
+                await until(lambda: ends.nodes[0].ring.traffic.room_bytes(bob) == DEFAULT_BYTES)
             expected = []
             for made in map(ends.addressed, TRAFFIC):
                 size = made.size

@@ -130,7 +130,7 @@ def test_where_peers_use_other_ports_an_address_dependent_filter_is_told_from_a_
         for other in others:
             for node in (by_address, by_port):
                 for here, there in ((node, other), (other, node)):
-                    if not here.send_packet(there.id, b"x" * 60):
+                    if not here.traffic.send_packet(there.id, b"x" * 60):
                         here.open_session(there.id, lambda peer: None)
         members.engine.run_for(0.2)
     assert members.nat(by_address).filtering is AD
@@ -143,7 +143,7 @@ def test_offers_carry_what_was_found() -> None:
     members.engine.run_for(60)
     for _ in range(50):
         for here, there in ((one, other), (other, one)):
-            if not here.send_packet(there.id, b"x" * 60):
+            if not here.traffic.send_packet(there.id, b"x" * 60):
                 here.open_session(there.id, lambda peer: None)
         members.engine.run_for(0.1)
     explanation = members.shortcuts[one.id].explain(other.id)

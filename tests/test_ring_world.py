@@ -294,12 +294,12 @@ def test_what_is_on_its_way_while_an_edge_is_given_up_arrives(seed: int) -> None
     world.engine.run_for(60)
     one, other, _ = world.nodes
     heard: list[bytes] = []
-    one.on_packet(lambda member, packet: heard.append(packet))
+    one.traffic.on_packet(lambda member, packet: heard.append(packet))
     one.broadcast.on(3, lambda origin, payloads: heard.extend(payloads))
     peer = one.parts.sessions.peers[other.id]
     one.parts.liveness.lost(peer, False)
     assert other.id not in one.parts.sessions.peers
-    assert other.send_packet(one.id, b"a packet"), f"seed {seed}"
+    assert other.traffic.send_packet(one.id, b"a packet"), f"seed {seed}"
     assert other.broadcast.send(3, [b"a frame"]) == 1
     world.engine.run_for(0.5)
     assert sorted(heard) == [b"a frame", b"a packet"], f"seed {seed}"

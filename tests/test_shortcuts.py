@@ -46,7 +46,7 @@ class Members:
         began = engine.now
         while engine.now - began < seconds:
             for here, there in ((one, other), (other, one)):
-                if not here.send_packet(there.id, b"x" * 60):
+                if not here.traffic.send_packet(there.id, b"x" * 60):
                     here.open_session(there.id, lambda peer: None)
             engine.run_for(0.1)
             if until is not None and self.path(one, other) == self.path(other, one) == until:
@@ -106,12 +106,12 @@ def test_between_a_direct_path_and_a_proxy_no_packet_is_lost_or_repeated(seed: i
     tunnel = opened[0]
     assert tunnel is not None, f"seed {seed}"
     received: list[int] = []
-    second.on_packet(lambda member, packet: received.append(int.from_bytes(packet, "big")))
+    second.traffic.on_packet(lambda member, packet: received.append(int.from_bytes(packet, "big")))
     sent = 0
     for path in (tunnel, direct, tunnel, direct):
         first.parts.sessions.use(peer, path)
         for _ in range(300):
-            assert first.send_packet(second.id, sent.to_bytes(60, "big"))
+            assert first.traffic.send_packet(second.id, sent.to_bytes(60, "big"))
             sent += 1
             members.world.engine.run_for(0.001)
     members.world.engine.run_for(2.0)

@@ -152,8 +152,8 @@ class World:
             first = (host.endpoint,)
             self.nodes.append(node)
         self.arrived: list[bytes] = []
-        self.nodes[1].on_packet(lambda member, packet: self.arrived.append(packet))
-        self.nodes[1].on_traffic(
+        self.nodes[1].traffic.on_packet(lambda member, packet: self.arrived.append(packet))
+        self.nodes[1].traffic.on_traffic(
             lambda member, plaintexts: self.arrived.extend(plaintext[1:] for plaintext in plaintexts)
         )
         self.engine.run_for(10.0)
@@ -162,7 +162,7 @@ class World:
         """Numbered packets, one every 50 ms; those that arrived."""
         self.arrived.clear()
         for number in range(round(seconds / 0.05)):
-            assert self.nodes[0].send_packet(self.nodes[1].id, number.to_bytes(2, "big") + bytes(size - 2))
+            assert self.nodes[0].traffic.send_packet(self.nodes[1].id, number.to_bytes(2, "big") + bytes(size - 2))
             self.engine.run_for(0.05)
         self.engine.run_for(0.1)
         return self.arrived

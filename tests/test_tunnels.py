@@ -266,7 +266,7 @@ def test_a_relay_keeps_to_its_rate() -> None:
     before = circuit.octets
     for _ in range(200):
         for _ in range(10):
-            one.send_packet(other.id, bytes(1000))
+            one.traffic.send_packet(other.id, bytes(1000))
         world.engine.run_for(0.05)
     passed = circuit.octets - before
     assert 0.8 * 100_000 * 10 < passed < 100_000 * 10 + 80_000 + 65_536
