@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from dht.bootstrap import Bootstrap
 from dht.certificate import Network
@@ -70,56 +71,8 @@ async def _up(settings: UpSettings) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup asks.
             loop.add_signal_handler(number, stop.set)
     with ExitStack() as undo:
-        warnings: list[str] = []
-        identity = read_bundle(Path(settings.bundle), warn=warnings.append).identity(time.time())
-        for warning in warnings:  # Said only now: a bundle that can't be used has one fault worth naming.
-            log.warning("%s", warning)
-        member, network = identity.member, identity.network
-        running = f"node '{member.name}' is running already on this machine"
-        undo.callback(os.close, _lock(settings.bundle, f"{settings.bundle}: {running}: stop it with 'p2pvpn down'"))
-        offloads, batching, native = _wanted_offloads()
-        host = _listen(settings.listen, network, batching)
-        undo.callback(host.close)
-        mtu = settings.mtu or tap_mtu(settings.underlay_mtu)
-        if (text := too_long(mtu, settings.underlay_mtu)) is not None:
-            log.warning("%s", text)
-        tap = KernelTap(
-            settings.tap,
-            member.address4,
-            network.subnet,
-            member.address6,
-            network.prefix6,
-            mac_for(member.address4.packed),
-            mtu,
-            offloads=offloads,
-            room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
-            multicast_route=settings.multicast_route,
-        )
-        undo.callback(tap.close)
-        storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
-        control_path = settings.control or str(_own_directory(runtime_directory(), undo) / f"{member.name}.sock")
-        control = ControlSocket(control_path)
-        undo.callback(control.close)
-        vpn = build_node(
-            host,
-            tap,
-            VpnConfig(
-                identity,
-                storage,
-                _has_aes(),
-                settings.underlay_mtu,
-                settings.copy_dscp,
-                mtu,
-                settings.shortcuts,
-                settings.multicast,
-                settings.version,
-            ),
-        )
-        vpn.counted += [host.counters, tap.counters, storage.counters]
-        fast = FastPath(vpn, host, tap)
-        if native:
-            fast.start()
-        vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads, "fast path": (fast.state,)}
+        vpn, host, tap, control = _open(settings, undo)
+        member = vpn.ring.identity.member
 
         def tap_lost(reason: str) -> None:
             failed.append(reason)
@@ -148,6 +101,68 @@ async def _up(settings: UpSettings) -> int:
         raise SetupError(reason)
     log.info("%s is down", member.name)
     return 0
+
+
+class _Opened(NamedTuple):
+    vpn: VpnNode
+    host: UdpHost
+    tap: KernelTap
+    control: ControlSocket
+
+
+def _open(settings: UpSettings, undo: ExitStack) -> _Opened:
+    """A node with all that it needs, not yet started; `undo` gives back what was opened. Raises SetupError."""
+    warnings: list[str] = []
+    identity = read_bundle(Path(settings.bundle), warn=warnings.append).identity(time.time())
+    for warning in warnings:  # Said only now: a bundle that can't be used has one fault worth naming.
+        log.warning("%s", warning)
+    member, network = identity.member, identity.network
+    running = f"node '{member.name}' is running already on this machine"
+    undo.callback(os.close, _lock(settings.bundle, f"{settings.bundle}: {running}: stop it with 'p2pvpn down'"))
+    offloads, batching, native = _wanted_offloads()
+    host = _listen(settings.listen, network, batching)
+    undo.callback(host.close)
+    mtu = settings.mtu or tap_mtu(settings.underlay_mtu)
+    if (text := too_long(mtu, settings.underlay_mtu)) is not None:
+        log.warning("%s", text)
+    tap = KernelTap(
+        settings.tap,
+        member.address4,
+        network.subnet,
+        member.address6,
+        network.prefix6,
+        mac_for(member.address4.packed),
+        mtu,
+        offloads=offloads,
+        room_bytes=plaintext_bytes(datagram_bytes(settings.underlay_mtu)),
+        multicast_route=settings.multicast_route,
+    )
+    undo.callback(tap.close)
+    storage = _open_state(Path(settings.state or state_directory() / member.name), undo)
+    control_path = settings.control or str(_own_directory(runtime_directory(), undo) / f"{member.name}.sock")
+    control = ControlSocket(control_path)
+    undo.callback(control.close)
+    vpn = build_node(
+        host,
+        tap,
+        VpnConfig(
+            identity,
+            storage,
+            _has_aes(),
+            settings.underlay_mtu,
+            settings.copy_dscp,
+            mtu,
+            settings.shortcuts,
+            settings.multicast,
+            settings.version,
+        ),
+    )
+    vpn.counted += [host.counters, tap.counters, storage.counters]
+    fast = FastPath(vpn, host, tap)
+    if native:
+        fast.start()
+    vpn.offloads = lambda: {"tap": tap.offloads.names(), "udp": host.offloads, "fast path": (fast.state,)}
+    return _Opened(vpn, host, tap, control)
 
 
 def _lock(path: str | Path, taken: str) -> int:
