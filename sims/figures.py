@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network
@@ -220,22 +220,73 @@ def quantiles(values: Sequence[float]) -> str:
     return f"median {statistics.median(ordered):.2f}, p90 {p90:.2f}, p99 {p99:.2f}, max {ordered[-1]:.2f}"
 
 
-def show_everybody(figure: str, nodes: int, latency: Latency, seed: int, churn: str | None) -> None:
-    """What reaching everybody costs. Without cryptography: only counts and delays are looked at."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of a figure."""
+
+    nodes: int
+    latency: Latency
+    seed: int
+    seeds: int
+    groups: int
+    churn: str | None
+
+
+def show_lookups(asked: Asked) -> None:
+    world = grown_world(asked.nodes, JOINS, asked.latency, asked.seed)
+    world.engine.run_for(30)
+    lookups = look_up(world)
+    print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
+    print(f"ms a lookup: {quantiles(lookups.took_ms)}")
+    print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
+
+
+def show_idle(asked: Asked) -> None:
+    vpn = VpnWorld(asked.nodes, asked.latency, asked.seed)
+    sent, received = vpn.idle_bytes_per_s(settle_s=600.0, measure_s=2400.0)
+    print(f"idle, over 40 min after 10 min: {sent:.0f} B/s sent, {received:.0f} B/s received a node")
+
+
+def show_cold(asked: Asked) -> None:
+    vpn = VpnWorld(asked.nodes, asked.latency, asked.seed)
+    vpn.engine.run_for(60)
+    with_edge: list[float] = []
+    without: list[float] = []
+    for _ in range(60):
+        source, target = vpn.engine.rng.sample(range(asked.nodes), 2)
+        took_ms, had_edge = vpn.first_reply_ms(source, target)
+        (with_edge if had_edge else without).append(took_ms)
+    print(f"ms from first packet to first reply, {len(without)} pairs without an edge: {quantiles(without)}")
+    if with_edge:
+        print(f"{len(with_edge)} pairs with an edge: {quantiles(with_edge)}")
+
+
+def show_vivaldi(asked: Asked) -> None:
+    found = accuracy(asked.nodes, asked.latency, asked.seed)
+    told, stable, joiners = ([100 * error for error in errors] for errors in (found.told, found.stable, found.joiners))
+    print(f"relative error of all pairs after {ROUNDS} rounds, %: {quantiles(told)}")
+    print(f"from stable coordinates, %: {quantiles(stable)}")
+    print(f"a joiner's median error after {JOIN_SAMPLES} samples, %: {quantiles(joiners)}")
+
+
+def show_proxies(asked: Asked) -> None:
+    print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")
+    for name, value in summary(proxied(asked.nodes, asked.latency, asked.seed)).items():
+        print(f"{name}: {value:.3f}")
+
+
+def show_routability(asked: Asked) -> None:
+    for broken in BROKEN:
+        for seed in range(asked.seed, asked.seed + asked.seeds):
+            print(routability(asked.nodes, asked.latency, seed, broken), flush=True)
+
+
+def show_broadcast(asked: Asked) -> None:
+    """Without cryptography: only counts and delays are looked at."""
+    nodes, latency, seed = asked.nodes, asked.latency, asked.seed
     identities = members(nodes, seed, PLAIN)
-    if figure == "crawl":
-        found = crawls(identities, nodes, latency, seed)
-        assert found.walk is not None
-        share = found.tree.took_s / found.walk.took_s
-        print(
-            f"tree: {len(found.tree.nodes)} nodes in {found.tree.took_s:.2f} s, {found.tree.consistency:.4f} consistent"
-        )
-        print(f"walk: {len(found.walk.nodes)} nodes in {found.walk.took_s:.1f} s; the tree takes {share:.4f} of that")
-        named = "exactly those named as missing" if found.named else f"{len(found.stalled.missing)} named as missing"
-        print(f"{found.frozen} stalled: {len(found.stalled.nodes)} in {found.stalled.took_s:.2f} s of 10, {named}")
-        return
-    if churn is not None:
-        changes = list(replay(load_trace(churn), nodes, HOUR_S, Random(seed), skip_s=PHONES_SKIP_S))
+    if asked.churn is not None:
+        changes = list(replay(load_trace(asked.churn), nodes, HOUR_S, Random(seed), skip_s=PHONES_SKIP_S))
         came = under_churn(identities, latency, seed, changes, duration_s=HOUR_S)
         print(f"{came.broadcasts} broadcasts among {came.up:.0f} of {nodes} phones, {len(changes)} comings and goings")
         print(f"of {came.due} to those that were up throughout, frames {came.frames / came.due:.3%} arrived,")
@@ -249,85 +300,58 @@ def show_everybody(figure: str, nodes: int, latency: Latency, seed: int, churn: 
         )
 
 
+def show_crawl(asked: Asked) -> None:
+    """Without cryptography, likewise."""
+    found = crawls(members(asked.nodes, asked.seed, PLAIN), asked.nodes, asked.latency, asked.seed)
+    assert found.walk is not None
+    share = found.tree.took_s / found.walk.took_s
+    print(f"tree: {len(found.tree.nodes)} nodes in {found.tree.took_s:.2f} s, {found.tree.consistency:.4f} consistent")
+    print(f"walk: {len(found.walk.nodes)} nodes in {found.walk.took_s:.1f} s; the tree takes {share:.4f} of that")
+    named = "exactly those named as missing" if found.named else f"{len(found.stalled.missing)} named as missing"
+    print(f"{found.frozen} stalled: {len(found.stalled.nodes)} in {found.stalled.took_s:.2f} s of 10, {named}")
+
+
+def _settled_world(asked: Asked) -> World:
+    world = grown_world(asked.nodes, 0, asked.latency, asked.seed)
+    world.engine.run_for(60)
+    return world
+
+
+def show_subring(asked: Asked) -> None:
+    print(*formation_text(formation(_settled_world(asked), asked.groups)), sep="\n")
+
+
+def show_groups(asked: Asked) -> None:
+    print(*cost_text(idle_cost(_settled_world(asked), asked.groups, settle_s=1200.0, measure_s=1200.0)), sep="\n")
+
+
+FIGURES: dict[str, Callable[[Asked], None]] = {
+    "lookups": show_lookups,
+    "idle": show_idle,
+    "cold": show_cold,
+    "vivaldi": show_vivaldi,
+    "proxies": show_proxies,
+    "routability": show_routability,
+    "broadcast": show_broadcast,
+    "crawl": show_crawl,
+    "subring": show_subring,
+    "groups": show_groups,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sims.figures", description="Figures from simulated worlds.")
-    parser.add_argument(
-        "figure",
-        choices=(
-            "lookups",
-            "idle",
-            "cold",
-            "vivaldi",
-            "proxies",
-            "routability",
-            "broadcast",
-            "crawl",
-            "subring",
-            "groups",
-        ),
-    )
+    parser.add_argument("figure", choices=tuple(FIGURES))
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--matrix", metavar="FILE", help="round trips in ms")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3, help="of routability: how many, from --seed on")
     parser.add_argument("--groups", type=int, default=20, help="of subring and groups: how many")
     parser.add_argument("--churn", metavar="FILE", help="of broadcast: a trace of phones")
-    asked = parser.parse_args()
-    latency = latency_from(asked.matrix)
-    print(f"{asked.nodes} nodes, seed {asked.seed}, {asked.matrix or 'all pairs 100 ms apart'}")
-    if asked.figure == "lookups":
-        world = grown_world(asked.nodes, JOINS, latency, asked.seed)
-        world.engine.run_for(30)
-        lookups = look_up(world)
-        print(f"hops: mean {statistics.mean(lookups.hops):.2f}, {quantiles(lookups.hops)}; failed {lookups.failed}")
-        print(f"ms a lookup: {quantiles(lookups.took_ms)}")
-        print(f"s to join, descriptor stored: {quantiles(join_times(world, asked.nodes))}")
-        return
-    if asked.figure in ("subring", "groups"):
-        world = grown_world(asked.nodes, 0, latency, asked.seed)
-        world.engine.run_for(60)
-        if asked.figure == "subring":
-            print(*formation_text(formation(world, asked.groups)), sep="\n")
-        else:
-            print(*cost_text(idle_cost(world, asked.groups, settle_s=1200.0, measure_s=1200.0)), sep="\n")
-        return
-    if asked.figure in ("broadcast", "crawl"):
-        show_everybody(asked.figure, asked.nodes, latency, asked.seed, asked.churn)
-        return
-    if asked.figure == "proxies":
-        print(f"{SYMMETRIC:.0%} of nodes symmetric; ms over the proxy first asked, chosen, best, direct; ratios:")
-        for name, value in summary(proxied(asked.nodes, latency, asked.seed)).items():
-            print(f"{name}: {value:.3f}")
-        return
-    if asked.figure == "vivaldi":
-        found = accuracy(asked.nodes, latency, asked.seed)
-        told, stable, joiners = (
-            [100 * error for error in errors] for errors in (found.told, found.stable, found.joiners)
-        )
-        print(f"relative error of all pairs after {ROUNDS} rounds, %: {quantiles(told)}")
-        print(f"from stable coordinates, %: {quantiles(stable)}")
-        print(f"a joiner's median error after {JOIN_SAMPLES} samples, %: {quantiles(joiners)}")
-        return
-    if asked.figure == "routability":
-        for broken in BROKEN:
-            for seed in range(asked.seed, asked.seed + asked.seeds):
-                print(routability(asked.nodes, latency, seed, broken), flush=True)
-        return
-    vpn = VpnWorld(asked.nodes, latency, asked.seed)
-    if asked.figure == "idle":
-        sent, received = vpn.idle_bytes_per_s(settle_s=600.0, measure_s=2400.0)
-        print(f"idle, over 40 min after 10 min: {sent:.0f} B/s sent, {received:.0f} B/s received a node")
-        return
-    vpn.engine.run_for(60)
-    with_edge: list[float] = []
-    without: list[float] = []
-    for _ in range(60):
-        source, target = vpn.engine.rng.sample(range(asked.nodes), 2)
-        took_ms, had_edge = vpn.first_reply_ms(source, target)
-        (with_edge if had_edge else without).append(took_ms)
-    print(f"ms from first packet to first reply, {len(without)} pairs without an edge: {quantiles(without)}")
-    if with_edge:
-        print(f"{len(with_edge)} pairs with an edge: {quantiles(with_edge)}")
+    given = parser.parse_args()
+    latency = latency_from(given.matrix)
+    print(f"{given.nodes} nodes, seed {given.seed}, {given.matrix or 'all pairs 100 ms apart'}")
+    FIGURES[given.figure](Asked(given.nodes, latency, given.seed, given.seeds, given.groups, given.churn))
 
 
 if __name__ == "__main__":
