@@ -5,6 +5,8 @@
     quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
+Who is asked has been heard from as well, so one end's pings do for both; the end with the lower id has a head start.
+
 One timer a node, not one a peer: a heap holds for each peer the first instant at which anything may be due. What is
 heard from it moves that instant away without a word to anybody, so who is looked at too early is only put back. Also
 notices that the machine slept: the clock jumps between two ticks.
@@ -29,6 +31,7 @@ MIN_PROBE_S = 0.4
 MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
 FRESH_S = 1.0  # who was heard this recently is entrusted with anything
 ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
+HEAD_START_S = 0.5  # for the end with the lower id, or else both ends would ask each other at the same time
 EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
 # An edge that this end doesn't want is given up when it may lead nowhere, for a NAT may have forgotten it: the other
 # end, had it wanted it, would have asked three times by now. So no interval may be longer than EDGE_S.
@@ -47,9 +50,10 @@ class Liveness:
     def __init__(
         self,
         host: Host,
+        me: int,
         sessions: Sessions,
     ) -> None:
-        self._host, self._sessions = host, sessions
+        self._host, self._me, self._sessions = host, me, sessions
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
@@ -158,7 +162,10 @@ class Liveness:
     def _limit_s(self, peer: Peer) -> float:
         """How long a peer may be silent before it must be considered at all."""
         adjacent, edge_s = self._judged_by
-        return ADJACENT_S if peer.id in adjacent else edge_s
+        return (ADJACENT_S if peer.id in adjacent else edge_s) - self._head_start_s(peer)
+
+    def _head_start_s(self, peer: Peer) -> float:
+        return HEAD_START_S if self._me < peer.id else 0.0
 
     def _calm_until(self, peer: Peer, limit_s: float) -> float:
         """Until when nothing is due for a peer, if that depends on its silence alone; 0 otherwise."""
@@ -215,8 +222,9 @@ class Liveness:
             return now + _patience_s(peer)
         interval_s = self.overlay_interval_s(peer) if peer.path is None else self.interval_s(peer)
         if interval_s is not None:
-            if now - peer.path_heard_at < interval_s:
-                return min(peer.path_heard_at + interval_s, now + limit_s)
+            ask_at = peer.path_heard_at + interval_s - self._head_start_s(peer)
+            if now < ask_at:
+                return min(ask_at, now + limit_s)
             self.probe(peer)
             return now + _patience_s(peer)
         if peer.path is not None:

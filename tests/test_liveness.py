@@ -9,9 +9,11 @@ from itertools import pairwise
 import pytest
 
 from dht.host import Endpoint
+from dht.ids import RING
 from dht.liveness import (
     ADJACENT_S,
     EDGE_S,
+    HEAD_START_S,
     IDLE_PEER_S,
     LAPSE_S,
     MAX_PAUSE_S,
@@ -24,9 +26,12 @@ from dht.liveness import (
 )
 from dht.peer import Peer
 from dht.sessions import Sessions
+from sims.constructed import construct
 from sims.engine import Engine, HostState
 from sims.latency import Constant
 from sims.network import Network
+from sims.plain import PLAIN
+from sims.world import World
 from tests.identities import make_identities
 
 SEED = 7
@@ -34,14 +39,15 @@ RTT_S = 0.1
 
 
 class Watched:
-    """A node whose peers answer probes after RTT_S while they are in `alive`. Notes what liveness says, and when."""
+    """A node whose peers answer probes after RTT_S while they are in `alive`. Notes what liveness says, and when. Its
+    id is below all others, and so it has the head start, unless it is `patient`."""
 
-    def __init__(self, peers: int = 1) -> None:
+    def __init__(self, peers: int = 1, *, patient: bool = False) -> None:
         print(f"seed {SEED}")
         self.engine = Engine(SEED)
         self.host = Network(self.engine, Constant(100.0)).host()
         self.sessions = Sessions(self.host, lambda *_: None, lambda *_: None, Counter())
-        self.liveness = Liveness(self.host, self.sessions)
+        self.liveness = Liveness(self.host, RING - 1 if patient else 0, self.sessions)
         self.adjacent: tuple[int, ...] = ()
         self.wanted: set[int] = set()
         self.edge_s = EDGE_S
@@ -107,28 +113,30 @@ class Watched:
         self.engine.post(pause_s, again)
 
 
-def test_an_idle_edge_is_probed_once_an_interval_and_an_adjacent_one_more_often() -> None:
-    node = Watched(2)
+@pytest.mark.parametrize("patient", [False, True])
+def test_an_idle_edge_is_probed_once_an_interval_and_an_adjacent_one_more_often(patient: bool) -> None:
+    node = Watched(2, patient=patient)
+    early_s = 0.0 if patient else HEAD_START_S
     node.adjacent = (node.peers[1].id,)
     node.engine.run_for(300.0)
     assert node.said == []
     idle, adjacent = node.gaps(node.peers[0]), node.gaps(node.peers[1])
     # What is due waits at most for the next tick, and the answer takes RTT_S.
-    assert idle and all(EDGE_S <= gap <= EDGE_S + RTT_S + TICK_S for gap in idle)
-    assert adjacent and all(ADJACENT_S <= gap <= ADJACENT_S + RTT_S + TICK_S for gap in adjacent)
+    assert idle and all(EDGE_S <= gap + early_s <= EDGE_S + RTT_S + TICK_S for gap in idle)
+    assert adjacent and all(ADJACENT_S <= gap + early_s <= ADJACENT_S + RTT_S + TICK_S for gap in adjacent)
 
 
 def test_who_is_heard_is_not_probed() -> None:
     node = Watched()
     node.adjacent = (node.peer.id,)
-    node.every(ADJACENT_S - 0.1, lambda: node.peer.heard_in_use(node.engine.now))
+    node.every(ADJACENT_S - HEAD_START_S - 0.1, lambda: node.peer.heard_in_use(node.engine.now))
     node.engine.run_for(200.0)
     assert node.pings == [] and node.said == []
 
 
 def test_a_dead_adjacent_peer_is_lost_within_six_seconds() -> None:
     for after_s in (0.0, 0.3, 1.7, 3.9):
-        node = Watched()
+        node = Watched(patient=True)  # no sooner than that is promised
         node.adjacent = (node.peer.id,)
         node.engine.run_for(20.0 + after_s)
         node.alive.clear()
@@ -251,6 +259,28 @@ def test_a_hundred_idle_peers_cost_hardly_more_ticks_than_one() -> None:
         before = node.engine.events
         node.engine.run_for(270.0)
         pings = len([at for at, _ in node.pings if at > node.engine.now - 270.0])
-        assert pings == pytest.approx(count * 270.0 / (EDGE_S + RTT_S), abs=count)
+        assert pings == pytest.approx(count * 270.0 / (EDGE_S - HEAD_START_S + RTT_S), abs=count)
         ticks.append(node.engine.events - before - pings)
     assert ticks[0] <= 270.0 / MAX_PAUSE_S + 30 and ticks[1] <= 270.0 / TICK_S
+
+
+def test_two_idle_ends_do_not_ask_each_other_at_the_same_time() -> None:
+    engine = Engine(SEED)
+    world = World(engine, Network(engine, Constant(100.0)), make_identities(40, SEED, suite=PLAIN))
+    construct(world, 40)
+    engine.run_for(60.0)
+    asked: dict[tuple[int, int], float] = {}
+    counted: Counter[str] = Counter()
+    for node in world.nodes:
+        ping = node.parts.liveness.ping
+
+        def noted(peer: Peer, me: int = node.id, ping: Callable[[Peer], None] = ping) -> None:
+            counted["all"] += 1
+            counted["crossed"] += engine.now - asked.get((peer.id, me), 0.0) < RTT_S / 2
+            asked[me, peer.id] = engine.now
+            ping(peer)
+
+        node.parts.liveness.ping = noted
+    engine.run_for(120.0)
+    assert counted["all"] > 500
+    assert counted["crossed"] < 0.05 * counted["all"], counted
