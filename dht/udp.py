@@ -14,24 +14,18 @@ import logging
 import random
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime
-from typing import Any
 
 from dht.addresses import Address, Addresses, Subnet
 from dht.host import Endpoint, Receive, ReceiveBatch, Rng
 from dht.packet_loop import read_packets
 from dht.timers import UdpTimer, UdpTimers, boottime_s
-from dht.udp_batch import Note, read_notes
+from dht.udp_intake import Intake
 from dht.udp_port import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, Port
 
-DRAIN_DATAGRAMS = 128  # per wake-up, so that a flood on the socket does not starve timers and the TAP
-# Where datagrams come one at a time, asking whether there is another costs a tenth of a round trip; so it is asked
-# only now and then, until there was one. Should more be waiting, the loop calls again.
-LOOK_AGAIN = 8
-DATAGRAM_BYTES = 65_535
 SOCKET_BUFFER_BYTES = 4 << 20
 REOPEN_S = 5.0
 RANDOM_PORT_ATTEMPTS = 8  # to find one that is free for IPv4 and IPv6 alike
@@ -57,15 +51,11 @@ class UdpHost:
         self._epoch = time.time() - boottime_s()
         self._exclude = tuple(exclude)
         self.received_class = 0
-        self._receive: Receive | None = None
-        self._receive_batch: ReceiveBatch | None = None
-        self._reader: Callable[[Port, int], None] | None = None
         self._batching = batching
-        # What is received first lies here, one for all sockets: nothing keeps it beyond the call.
-        self._buffer = memoryview(bytearray(DATAGRAM_BYTES))
         self._changed: Callable[[], None] | None = None
         self._closed = False
         self.counters: Counter[str] = Counter()
+        self.intake = Intake(self, self._loop, self.counters)
         self._ports: dict[int, Port] = {}
         self._listen = listen
         self._open(listen)
@@ -118,15 +108,10 @@ class UdpHost:
         return self._local
 
     def on_receive(self, receive: Receive) -> None:
-        self._receive = receive
+        self.intake.receive = receive
 
     def on_receive_batch(self, receive: ReceiveBatch) -> None:
-        self._receive_batch = receive
-
-    def attend(self, reader: Callable[[Port, int], None]) -> None:
-        """Let `reader(port, most)` read sockets that have something, in this host's place, at most so many datagrams a
-        call. What it does not take itself it must give to `received`."""
-        self._reader = reader
+        self.intake.receive_batch = receive
 
     def port_to(self, to: Endpoint) -> Port | None:
         """The socket by which datagrams go there."""
@@ -149,7 +134,7 @@ class UdpHost:
         """Stop listening and forget all timers. Nothing is called back afterwards."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.intake.closed = True
         self._timers.close()
         self._addresses.close()
         self._close_ports()
@@ -173,81 +158,12 @@ class UdpHost:
         for each in opened:
             port = Port(self._loop, each, self.counters, self._batching)
             self._ports[each.family] = port
-            read_packets(self._loop, each.fileno(), partial(self._drain, port))
+            read_packets(self._loop, each.fileno(), partial(self.intake.drain, port))
 
     def _close_ports(self) -> None:
         for port in self._ports.values():
             port.close()
         self._ports.clear()
-
-    def _drain(self, port: Port) -> None:
-        if self._reader is not None:
-            self._reader(port, DRAIN_DATAGRAMS)
-        else:
-            self.read(port)
-
-    def read(self, port: Port) -> None:
-        """Read what a socket has, at most DRAIN_DATAGRAMS."""
-        receive_into, buffer = port.socket.recvmsg_into, self._buffer
-        port.wake_ups += 1
-        left = DRAIN_DATAGRAMS
-        while left > 0:
-            left -= 1
-            try:
-                length, ancillary, _, source = receive_into((buffer,), 128)
-            except BlockingIOError:
-                port.busy = left < DRAIN_DATAGRAMS - 2
-                return
-            except OSError as error:
-                self.failed(error.errno)
-                continue
-            size = self.received(port, buffer[:length], source, ancillary)
-            if 0 < size < length:
-                left -= length // size
-            if port.socket.fileno() < 0:
-                return  # closed by what we just called
-            if not port.busy and not size and port.wake_ups % LOOK_AGAIN:
-                return
-
-    def received(self, port: Port, buffer: memoryview, source: tuple[Any, ...], ancillary: Sequence[Note]) -> int:
-        """Handle what one `recvmsg` gave; of what size its datagrams are, 0 when it is one."""
-        if source == port.last_source and ancillary == port.last_notes:
-            endpoint, size, self.received_class = port.last_meaning
-        else:
-            endpoint = Endpoint(source[0], source[1])
-            size, self.received_class = read_notes(ancillary)
-            if port.notes_arrivals:
-                port.note_arrival(endpoint, ancillary)
-            port.last_source, port.last_notes = source, ancillary
-            port.last_meaning = endpoint, size, self.received_class
-        if 0 < size < len(buffer):
-            self._take_batch(buffer, size, endpoint)
-        elif self._receive is not None:
-            self._receive(bytes(buffer), endpoint)
-        else:
-            self.counters["udp_receive_unread"] += 1
-        return size
-
-    def failed(self, number: int | None) -> None:
-        """Count an error of the kernel's in receiving."""
-        self.counters[f"udp_receive_{errno.errorcode.get(number or 0, 'error').lower()}"] += 1
-
-    def _take_batch(self, buffer: memoryview, size: int, endpoint: Endpoint) -> None:
-        if self._receive_batch is not None:
-            self._receive_batch(buffer, size, endpoint)
-            return
-        self._take_each(deque(bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)), endpoint)
-
-    def _take_each(self, datagrams: deque[bytes], endpoint: Endpoint) -> None:
-        while datagrams:
-            if self._receive is None or self._closed:
-                self.counters["udp_receive_unread"] += len(datagrams)
-                return
-            try:
-                self._receive(datagrams.popleft(), endpoint)
-            except BaseException:
-                self._loop.call_soon(self._take_each, datagrams, endpoint)
-                raise
 
     def _enumerate(self) -> tuple[Endpoint, ...]:
         """The present local endpoints. Also tells the sockets whether the machine has several addresses."""

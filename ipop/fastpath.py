@@ -105,7 +105,7 @@ class FastPath:
             self.state = "not used yet: too little traffic"
             self._datapath.pave = self._make_outlet
             self._relay.passed = self._make_transit
-            self._host.attend(self._read_datagrams)
+            self._host.intake.reader = self._read_datagrams
 
     @property
     def active(self) -> bool:
@@ -254,20 +254,20 @@ class FastPath:
 
     def _read_datagrams(self, port: Port, most: int) -> None:
         if self._native is None or self._tap.fileno() < 0:
-            self._host.read(port)
+            self._host.intake.read(port)
         else:
             self._native.read_datagrams(self._mouth(port), most)
 
     def _datagrams(self, mouth: _fastpath.Mouth, datagrams: bytearray | None, source: Any, notes: Any) -> None:
         """What C did not take."""
         if datagrams is None:
-            self._host.failed(notes)
+            self._host.intake.failed(notes)
             return
         port = self._ports[mouth]
         # A relay marks what it passes on, so this must be read before.
         skip = TUNNEL_HEADER_BYTES if datagrams[:1] == _TUNNELLED else 0
         lead, head = bytes(datagrams[:skip]), bytes(datagrams[skip : skip + HEAD_BYTES])
-        self._host.received(port, memoryview(datagrams), source, notes)
+        self._host.intake.received(port, memoryview(datagrams), source, notes)
         if port.is_open and datagrams:
             self._make_inlet(lead, head, Endpoint(source[0], source[1]))
 

@@ -190,7 +190,7 @@ class Side:
         """Read what has arrived, until all has been dealt with."""
         (port,) = self.host._ports.values()
         for _ in range(100):
-            self.host._drain(port)
+            self.host.intake.drain(port)
         for peer in self.peers:
             self._settle(peer)
 

@@ -28,6 +28,7 @@ SHELLS = {
     "dht.timers",
     "dht.udp",
     "dht.udp_batch",
+    "dht.udp_intake",
     "dht.udp_port",
     "ipop.asking",
     "ipop.authority_files",

@@ -26,6 +26,7 @@ import pytest
 
 import dht.addresses
 import dht.udp
+import dht.udp_intake
 import dht.udp_port
 from dht.host import Endpoint
 from dht.timers import COMPACT_ABOVE, UdpTimers
@@ -677,7 +678,7 @@ def test_a_flood_of_datagrams_does_not_hold_up_timers() -> None:
         flood.send_batch(Endpoint("127.0.0.1", host.port), [bytes(100)] * 2000)
         host.call_later(0.0, lambda: waited_for.append(len(inbox)))
         await until(lambda: len(inbox) == 2000)
-        assert waited_for[0] <= 2 * dht.udp.DRAIN_DATAGRAMS
+        assert waited_for[0] <= 2 * dht.udp_intake.DRAIN_DATAGRAMS
         host.close()
         flood.close()
 

@@ -47,8 +47,8 @@ enum {
     MAX_TOUCHED = 16,          /* outlets or inlets that one wake-up uses before Python is told */
     MAX_GUARDS = 12,
     NOTE_BYTES = 20,           /* of the longest IP(V6)_PKTINFO */
-    LOOK_AGAIN = 8,            /* as in `dht.udp` and `ipop.device`: whether there is another is asked so seldom, */
-    SMALL_BYTES = 2048,        /* where small ones come one at a time */
+    LOOK_AGAIN = 8,            /* as in `dht.udp_intake` and `ipop.device`: whether there is another is asked so */
+    SMALL_BYTES = 2048,        /* seldom, where small ones come one at a time */
 };
 
 enum { KIND_PACKET = 3, KIND_SEGMENT = 5, KIND_PARTIAL = 6 }; /* dht.envelope.Inner */
