@@ -96,6 +96,7 @@ class Sessions:
         self.unproven: Callable[[Peer, Path], None] = lambda peer, path: None
         self.doubtful: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.removed: Callable[[Peer], None] = lambda peer: None
+        self.overhear: Callable[[bytes], None] | None = None  # is told of every plaintext before `send` seals it
 
     def edges(self) -> Iterator[Peer]:
         """The peers with a proven path of their own."""
@@ -371,6 +372,8 @@ class Sessions:
 
     def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
+        if self.overhear is not None:
+            self.overhear(plaintext)
         if len(plaintext) > FLOOR_BYTES and peer.path is not None and len(plaintext) > self.sizes.room_bytes(peer):
             return all(
                 [
