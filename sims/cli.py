@@ -47,7 +47,7 @@ def run(
     plots: Annotated[bool, typer.Option(help="Draw the plots at the end.")] = True,
 ) -> None:
     """Run a scenario with every seed at every swept point. Prints each measure, and where the results are."""
-    from sims.executor import ExecutorError, executor_for
+    from sims.executor import ExecutorError, NoEngine, executor_for
     from sims.plots import draw_all
     from sims.results import Results
     from sims.runner import find_scenario, read_file, run_plan, try_files
@@ -74,6 +74,8 @@ def run(
             result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
     except KeyboardInterrupt:
         _fail(f"interrupted; {_how_to_go_on(folder)}", INTERRUPTED)
+    except NoEngine as error:
+        raise typer.BadParameter(str(error), param_hint="--engine") from None
     except ExecutorError as error:
         # Before anything began there is nothing to take up.
         _fail(f"{error}; {_how_to_go_on(folder)}" if results.begun else str(error), 1)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import logging
 import multiprocessing
+import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -30,6 +32,10 @@ DASK = "dask://"
 
 class ExecutorError(Exception):
     """Runs can't be performed there; the text says why and what to do."""
+
+
+class NoEngine(ExecutorError):
+    """Nothing is called that."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,15 @@ def _prepare_worker() -> None:
     terminal reaches every process, and is for the first one to answer."""
     logging.getLogger().addHandler(logging.NullHandler())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever started this process may be killed without a word; its pool then never ends, and waits for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class DaskCluster:
@@ -183,9 +198,10 @@ def _outcome(found: Done | BaseException) -> Done | Failed:
 
 
 def executor_for(engine: str, jobs: int) -> Executor:
-    """`local`, or `dask://HOST:PORT`. Raises ExecutorError."""
+    """`local`, or `dask://HOST:PORT`. Raises NoEngine, or another ExecutorError."""
     if engine == "local":
         return LocalProcesses(jobs)
-    if engine.startswith(DASK) and ":" in engine.removeprefix(DASK):
-        return DaskCluster("tcp://" + engine.removeprefix(DASK))
-    raise ExecutorError(f"'{engine}' is no engine: write local, or dask://HOST:PORT of a scheduler")
+    host, _, port = engine.removeprefix(DASK).rpartition(":")
+    if not engine.startswith(DASK) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise NoEngine(f"'{engine}' is no engine: write local, or dask://HOST:PORT of a scheduler")
+    return DaskCluster(f"tcp://{host}:{port}")

@@ -133,7 +133,7 @@ class Results:
         wanted = len(earlier["points"]) * len(earlier["seeds"])
         finished = len(list((self.folder / "rows").glob("*.json")))
         if not resume:
-            if (self.folder / "result.json").exists():
+            if finished >= wanted:
                 raise ResultsError(f"{self.folder} holds results already: choose another folder with --out")
             raise ResultsError(
                 f"{self.folder} holds an interrupted run, {finished} of {wanted} done: --resume takes it up, --out"
