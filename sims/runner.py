@@ -48,7 +48,7 @@ def shipped_scenarios() -> list[Path]:
 def read_file(path: Path, wanted: Wanted) -> Given:
     """Raises ScenarioError."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # editors on Windows put a mark at the beginning
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -59,15 +59,16 @@ def read_file(path: Path, wanted: Wanted) -> Given:
 def try_files(plan: Plan) -> None:
     """Read every data file that a plan names, once, as its runs will. Raises ScenarioError for one that they can't use,
     so that it is told once and at once."""
-    tried: list[object] = []
+    tried: list[tuple[object, int]] = []
     for _, scenario in plan.points:
         for part in scenario.parts():
-            trial: Callable[[], None] | None = getattr(part, "trial", None)
-            if trial is None or part in tried:
+            nodes = scenario.general.nodes
+            trial: Callable[[int], None] | None = getattr(part, "trial", None)
+            if trial is None or (part, nodes) in tried:
                 continue
-            tried.append(part)
+            tried.append((part, nodes))
             try:
-                trial()
+                trial(nodes)
             except (ValueError, OSError) as error:
                 raise ScenarioError(f"{plan.named_at[part.file]}: {error}") from None
 
@@ -79,7 +80,10 @@ def finder(beside: Path) -> Callable[[str], str | None]:
         places.append(Path(data))
 
     def find(name: str) -> str | None:
-        return next((str((place / name).resolve()) for place in places if (place / name).is_file()), None)
+        try:
+            return next((str((place / name).resolve()) for place in places if (place / name).is_file()), None)
+        except OSError:  # a name that is too long for this system, or a folder that nobody may look into
+            return None
 
     return find
 

@@ -16,8 +16,8 @@ class ExponentialLives:
     """Memoryless sessions and absences. Every node is up at first; node 0 stays, so that there is a ring to come back
     to."""
 
-    up_s: float = option(3600.0, "mean time that a node stays", above=0.0)
-    down_s: float = option(600.0, "mean time that it stays away", above=0.0)
+    up_s: float = option(3600.0, "mean time that a node stays", at_least=1.0)
+    down_s: float = option(600.0, "mean time that it stays away", at_least=1.0)
 
     def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
         for number in range(nodes):

@@ -187,8 +187,8 @@ class OptionReader:
             if isinstance(value, bool) or not fits:
                 what = "a whole number" if hint is int else "a number"
                 self.source.refuse(where, f"{toml_text(value)} is not {what}{_limits_said(limits)}")
-            if not isfinite(value):
-                self.source.refuse(where, f"{value} is not a finite number")
+            if not _finite(value):
+                self.source.refuse(where, f"{str(value)[:20]} is not a finite number")
             if error := limits.range_error(value):
                 self.source.refuse(where, f"{_number(value)} {error}")
             return hint(value)
@@ -212,6 +212,13 @@ class OptionReader:
         self.files[value] = found
         self.named_at[found] = f"{self.source.place(where)}: {'.'.join(map(str, where))}"
         return DataFile(found)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return False
 
 
 def _number(value: float) -> str:

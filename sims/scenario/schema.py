@@ -14,6 +14,10 @@ from sims.scenario.measures import Reduce, Selection
 from sims.scenario.options import option, share
 
 MAX_NODES = 1_000_000
+MAX_DURATION_S = 10 * 365.25 * 86_400.0
+MAX_DELAY_MS = 600_000.0
+LEAST_KBIT_PER_S, MAX_KBIT_PER_S = 0.1, 1e9
+MAX_QUEUE_BYTES = 1 << 40
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 
 
@@ -24,8 +28,8 @@ class General:
     name: str = option("", "what results are called")
     description: str = option("", "one line for `p2pvpn-sim list`")
     nodes: int = option(meaning="how many nodes there are, up or not", at_least=1, at_most=MAX_NODES)
-    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0)
-    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0)
+    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0, at_most=MAX_DURATION_S)
+    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0, at_most=MAX_DURATION_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,17 @@ class NetworkOptions:
 
     loss: float = share(0.0, "share of datagrams that are lost")
     duplicate: float = share(0.0, "share of datagrams that arrive twice")
-    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0)
+    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0, at_most=MAX_DELAY_MS)
     broken_links: float = share(0.0, "share of all pairs of nodes between which nothing passes")
-    up_kbit_per_s: float | None = option(None, "what each node's access link sends; no limit else", above=0.0)
-    down_kbit_per_s: float | None = option(None, "what it receives; no limit else", above=0.0)
-    queue_bytes: int = option(64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES)
+    up_kbit_per_s: float | None = option(
+        None, "what each node's access link sends; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    down_kbit_per_s: float | None = option(
+        None, "what it receives; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    queue_bytes: int = option(
+        64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES, at_most=MAX_QUEUE_BYTES
+    )
 
     @property
     def access_link(self) -> AccessLink | None:
