@@ -51,9 +51,9 @@ from dht.host import Rng
 from dht.node import Node
 from dht.router import Policy
 from ipop.node import VpnNode
-from ipop.tap import MemoryTap
 from sims.latency import Latency
 from sims.scenario.population import Population
+from sims.stack import WatchedTap
 from sims.world import World
 
 Scalar = str | int | float | bool | None
@@ -114,7 +114,7 @@ class Run(Protocol):
     def vpn(self, number: int) -> VpnNode:
         """The whole VPN node with this number. Raises ValueError where the stack is the ring alone."""
 
-    def tap(self, number: int) -> MemoryTap:
+    def tap(self, number: int) -> WatchedTap:
         """Its TAP. Raises ValueError likewise."""
 
 

@@ -17,7 +17,6 @@ from dht.host import Rng
 from dht.node import Node, NodeConfig
 from dht.suite import NOISE
 from ipop.node import VpnNode
-from ipop.tap import MemoryTap
 from sims.engine import START, Engine
 from sims.identities import members
 from sims.network import Network
@@ -25,7 +24,7 @@ from sims.plain import PLAIN
 from sims.scenario.parts import PolicyFor, Scalar
 from sims.scenario.plan import Scenario, Settings
 from sims.scenario.population import Population
-from sims.stack import RingStack, Stack, VpnStack
+from sims.stack import RingStack, Stack, VpnStack, WatchedTap
 from sims.world import World
 
 RESERVED = ("kind", "seed", "point", "t_s")
@@ -111,7 +110,7 @@ class PartRun:
     def vpn(self, number: int) -> VpnNode:
         return self._vpn_stack().vpns[self.population.node(number).id]
 
-    def tap(self, number: int) -> MemoryTap:
+    def tap(self, number: int) -> WatchedTap:
         return self._vpn_stack().taps[self.population.node(number).id]
 
     def _vpn_stack(self) -> VpnStack:
