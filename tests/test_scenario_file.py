@@ -40,6 +40,20 @@ def test_the_least_scenario_has_defaults_for_everything_else() -> None:
     assert scenario.churn is None and scenario.attack is None and scenario.routing is None
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a/b/my.toml", "my"),
+        ("My Exp.v2.toml", "my-exp-v2"),
+        ("größe.toml", "gr-e"),
+        ("__.toml", "scenario"),
+        ("x" * 99, "x" * 61),
+    ],
+)
+def test_results_are_called_after_the_file(file: str, name: str) -> None:
+    assert read_scenario(BASE, file, lambda name: None).name == name
+
+
 def test_every_part_is_read_into_its_options() -> None:
     plan = read(
         """

@@ -193,7 +193,7 @@ class Flows:
             first_ms=delays[0] if delays else None,
             delay_ms=median_ms,
             delay_p99_ms=quantile(delays, 0.99) if delays else None,
-            stretch=None if median_ms is None else median_ms / flow.direct_ms,
+            stretch=median_ms / flow.direct_ms if median_ms is not None and flow.direct_ms else None,
             path=flow.path,
             direct_after_s=flow.direct_after_s,
         )

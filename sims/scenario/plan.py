@@ -49,7 +49,7 @@ from sims.scenario.overrides import SIZES, leaves, put
 from sims.scenario.own import own_part, own_policy
 from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
 from sims.scenario.recorded import flaw, rows_of, texts_of
-from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
+from sims.scenario.schema import MAX_NAME, NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
 from sims.toml_source import TomlSource, Where, suggestion
 
 MAX_SEEDS = 10_000
@@ -268,7 +268,7 @@ class _Reader:
 
     def _scenario(self, document: dict[str, Any]) -> Scenario:
         read, catalogue = self._options.read, self._catalogue
-        table = {"name": self._source.file.rpartition("/")[2].removesuffix(".toml"), **document}
+        table = {"name": _name_after(self._source.file), **document}
         general = read(General, table, (), besides=_TOP)
         if not NAME.fullmatch(general.name):
             self._source.refuse(("name",), f"'{general.name}' can't name results: use a-z, 0-9, - and _")
@@ -382,6 +382,12 @@ class _Reader:
             return seeds_of(value) if isinstance(value, str) else seeds_of("")
         except ValueError:
             self._source.refuse(("seeds",), f"{toml_text(value)} are no seeds: write 10, or '1-10', or '1-4,9'")
+
+
+def _name_after(file: str) -> str:
+    """A name for results, after the file's."""
+    stem = file.rpartition("/")[2].removesuffix(".toml").lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:MAX_NAME] or "scenario"
 
 
 def _plain(value: Any) -> bool:

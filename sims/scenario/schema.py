@@ -18,7 +18,8 @@ MAX_DURATION_S = 10 * 365.25 * 86_400.0
 MAX_DELAY_MS = 600_000.0
 LEAST_KBIT_PER_S, MAX_KBIT_PER_S = 0.1, 1e9
 MAX_QUEUE_BYTES = 1 << 40
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
+MAX_NAME = 61
+NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME - 1}}}")
 
 
 @dataclass(frozen=True, kw_only=True)

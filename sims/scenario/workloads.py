@@ -105,7 +105,7 @@ class Pings:
                     hops=answer.hops,
                     rtt_ms=answer.rtt_ms,
                     direct_ms=direct_ms,
-                    stretch=answer.rtt_ms / direct_ms,
+                    stretch=answer.rtt_ms / direct_ms if direct_ms else None,
                 )
 
             source.ping(target.id, done)
