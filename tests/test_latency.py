@@ -61,7 +61,7 @@ def test_hosts_beyond_the_matrix_share_its_rows_a_millisecond_apart() -> None:
         ("0 1\n1 0\n2 2\n", "3 rows of 2 columns"),
         ("0 1\n1\n", "line 2: 1 columns"),
         ("0 1\n1 x\n", "line 2: 'x' is not a number"),
-        ("0 1\n\n1 nan\n", "line 3: 'nan' is not a finite number"),
+        ("0 1\n\n1 nan\n", "line 3: a round-trip time is missing"),
         ("0 inf\n1 0\n", "line 1: 'inf' is not a finite"),
         ("0 1\n-1 0\n", "line 2: a round-trip time is negative"),
         (b"\xff\xfe\x00", "not a text file"),
