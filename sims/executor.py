@@ -18,16 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from sims.checksums import code_sha256, file_sha256
 from sims.scenario.perform import perform
 from sims.scenario.plan import Scenario, Settings
 
 DASK = "dask://"
+WORKERS_WITHIN_S = 30.0
 
 
 class ExecutorError(Exception):
@@ -40,13 +40,15 @@ class NoEngine(ExecutorError):
 
 @dataclass(frozen=True)
 class Task:
-    """One run. `checksums`: SHA-256 of the data files, by path."""
+    """One run. `checksums`: SHA-256 of the data files, by path; `code`: that of the program, which must be the same
+    wherever the run is performed."""
 
     point: int
     seed: int
     settings: Settings
     scenario: Scenario
     checksums: Mapping[str, str]
+    code: str
 
     @property
     def key(self) -> str:
@@ -88,10 +90,12 @@ class Executor(Protocol):
 
 
 def run_task(task: Task) -> Done:
-    """Perform one task, in this process. Raises ExecutorError where a data file is another here."""
+    """Perform one task, in this process. Raises ExecutorError where a data file, or the program, is another here."""
+    if code_sha256() != task.code:
+        raise ExecutorError("a process that performs runs has other code of this program than who started them")
     for path, checksum in task.checksums.items():
         try:
-            found = sha256(Path(path).read_bytes()).hexdigest()
+            found = file_sha256(path)
         except OSError as error:
             raise ExecutorError(f"{path}: {error.strerror or error}") from None
         if found != checksum:
@@ -165,10 +169,20 @@ class DaskCluster:
             self._distributed: Any = import_module("distributed")
         except ImportError:
             raise ExecutorError("Dask is not installed here: pip install 'p2pvpn[cluster]'") from None
+        for name in ("distributed", "distributed.client"):  # what these would tell is told in our words, once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._address = address
         try:
             self._client: Any = self._distributed.Client(address, timeout="10s")
         except (OSError, ValueError) as error:
             raise ExecutorError(f"no Dask scheduler answers at {address}: {error}") from None
+        try:
+            self._client.wait_for_workers(1, timeout=WORKERS_WITHIN_S)
+        except (OSError, TimeoutError):
+            self._client.close()
+            raise ExecutorError(
+                f"the Dask scheduler at {address} has no workers, and none came within {WORKERS_WITHIN_S:g} s"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -183,10 +197,13 @@ class DaskCluster:
         futures = {self._client.submit(run_task, task, pure=False): task for task in tasks}
         try:
             for future in self._distributed.as_completed(futures):
+                if future.status == "cancelled":
+                    raise ExecutorError(f"the Dask scheduler at {self._address} is gone, or has dropped the runs")
                 error = future.exception()
                 yield futures[future], _outcome(future.result() if error is None else error)
         finally:
-            self._client.cancel(list(futures))
+            if self._client.status == "running":
+                self._client.cancel(list(futures))
 
 
 def _outcome(found: Done | BaseException) -> Done | Failed:

@@ -25,13 +25,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sims.checksums import ROOT, code_sha256, file_sha256
 from sims.executor import Done, Task
 from sims.scenario.measures import Estimate, Row
 from sims.scenario.plan import Plan
 from sims.scenario.schema import MeasureOptions
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE = ("dht", "shortcuts", "ipop", "sims")
 PACKAGES = ("cryptography", "msgpack", "numpy", "matplotlib", "distributed")
 # Of run.json, what must be the same for an interrupted run to be taken up.
 SAME = ("scenario_sha256", "settings", "small", "full", "points", "seeds", "code_sha256", "data_sha256", "python")
@@ -42,20 +41,6 @@ FACTS: Mapping[str, type] = {"point": int, "seed": int, "trace_hash": str, "even
 
 class ResultsError(Exception):
     """The folder can't be used; the text says why and what to do."""
-
-
-def file_sha256(path: str) -> str:
-    """Raises OSError."""
-    return sha256(Path(path).read_bytes()).hexdigest()
-
-
-def code_sha256() -> str:
-    """One checksum over every module of the program, whether committed or not."""
-    whole = sha256()
-    for package in CODE:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            whole.update(f"{path.relative_to(ROOT)}\0{file_sha256(str(path))}\n".encode())
-    return whole.hexdigest()
 
 
 def commit() -> tuple[str | None, bool]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sims.checksums import code_sha256, file_sha256
 from sims.executor import Done, Executor, Failed, Task
-from sims.results import Results, described, file_sha256
+from sims.results import Results, described
 from sims.scenario.measures import shown
 from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
 from sims.toml_source import suggestion
@@ -93,7 +94,7 @@ def tasks_of(plan: Plan) -> list[Task]:
     something of each."""
     checksums = {path: file_sha256(path) for path in plan.files.values()}
     return [
-        Task(number, seed, settings, scenario, checksums)
+        Task(number, seed, settings, scenario, checksums, code_sha256())
         for seed in plan.seeds
         for number, (settings, scenario) in enumerate(plan.points)
     ]

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sims.executor import DaskCluster, Done, LocalProcesses
+import sims.executor as executor_module
+from sims.executor import DaskCluster, Done, ExecutorError, LocalProcesses, run_task
 from sims.results import Results, ResultsError, described
 from sims.runner import read_file, run_plan, tasks_of
 from sims.scenario.plan import Wanted, read_scenario
@@ -53,6 +55,14 @@ by = "network.loss"
 name = "all"
 kind = "table"
 measures = ["hops"]
+"""
+CLUSTER = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, protocol="tcp")
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(600)
 """
 FAILING = 'nodes = 3\n[network]\nloss = 1.0\n[arrival]\nkind = "one-by-one"\nwhole_within_s = 2\n'
 
@@ -140,9 +150,9 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @contextmanager
-def endless_run(scenario: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+def endless_run(scenario: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     """A command whose first run is over and whose second never ends."""
-    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(out), "--jobs", "1"]
+    command = [sys.executable, "-m", "sims.cli", "run", str(scenario), "--out", str(out), "--jobs", "1", *more]
     with subprocess.Popen(
         [*command, "--set", "sweep.duration_s=[1, 1000000]"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -319,3 +329,47 @@ def test_a_dask_cluster_gives_the_same_rows_as_this_machine(scenario: Path, tmp_
         there = run_plan(given, Results(tmp_path / "there"), executor, {}, [], resume=False)
     assert here == there
     assert rows_of(tmp_path / "here") == rows_of(tmp_path / "there")
+
+
+def test_a_cluster_without_workers_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(executor_module, "WORKERS_WITHIN_S", 0.2)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        pytest.raises(ExecutorError, match="has no workers, and none came within"),
+    ):
+        DaskCluster(cluster.scheduler_address)
+
+
+def test_a_scheduler_that_dies_is_one_line_that_says_how_to_go_on(scenario: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as cluster:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip().removeprefix("tcp://")
+        with endless_run(scenario, tmp_path / "out", "--engine", f"dask://{address}") as process:
+            cluster.kill()
+            _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert told.startswith("p2pvpn-sim: the Dask scheduler at ") and "--resume" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("other", ["code", "data"])
+def test_who_has_other_code_or_data_performs_nothing(other: str, scenario: Path, tmp_path: Path) -> None:
+    (tmp_path / "rtts.txt").write_text("0 10\n10 0\n")
+    scenario.write_text(SCENARIO + "[network.latency]\nkind = 'file'\nfile = 'rtts.txt'\n")
+    task = tasks_of(read_file(scenario, Wanted(seeds=(1,))).plan)[0]
+    assert run_task(task).row_count == 4
+    if other == "code":
+        task = replace(task, code="0" * 64)
+    else:
+        (tmp_path / "rtts.txt").write_text("0 20\n20 0\n")
+    with pytest.raises(
+        ExecutorError, match="other code of this program" if other == "code" else "is another file here"
+    ):
+        run_task(task)
