@@ -50,12 +50,13 @@ class World(BareWorld):
     """A world that makes its own engine, network and identities, and starts its nodes.
 
     `latency`: 100 ms between any two by default. `loss`: share of datagrams; `jitter_ms`: each is up to so much later;
-    `broken_links`: share of pairs between which nothing passes. `link`: what each node has to the internet. `nat`:
-    shares of nodes behind presets of `sims.nat`, such as {"port": 0.3}; the rest, and node 0, is public. `attack`: what
-    a share `hostility` of the members does, `sims.experiments.members.Drop()` for one. `stack`: the ring alone by
-    default, `sims.stack.VpnStack()` for whole VPN nodes. `plain`: no cryptography, in messages of the same sizes: the
-    same run, sooner. `policy(node_id)` gives each node a routing policy. `start`: how many nodes are started, `gap_s`
-    apart; the others can be, with `population.start(number)`. Raises ValueError for shares that are none.
+    `broken_links`: share of pairs between which nothing passes. `link`: what each node has to the internet, or each by
+    its number. `nat`: shares of nodes behind presets of `sims.nat`, such as {"port": 0.3}; the rest, and node 0, is
+    public. `attack`: what a share `hostility` of the members does, `sims.experiments.members.Drop()` for one. `stack`:
+    the ring alone by default, `sims.stack.VpnStack()` for whole VPN nodes. `plain`: no cryptography, in messages of the
+    same sizes: the same run, sooner. `policy(node_id)` gives each node a routing policy. `start`: how many nodes are
+    started, `gap_s` apart; the others can be, with `population.start(number)`. Raises ValueError for shares that are
+    none.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class World(BareWorld):
         loss: float = 0.0,
         jitter_ms: float = 0.0,
         broken_links: float = 0.0,
-        link: AccessLink | None = None,
+        link: AccessLink | Sequence[AccessLink | None] | None = None,
         nat: Mapping[str, float] | None = None,
         attack: Attack | None = None,
         hostility: float = 0.0,

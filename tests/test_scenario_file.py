@@ -236,6 +236,16 @@ MORE_MISTAKES = [
     (BASE + f"duration_s = {'9' * 400}\n", "my.toml, line 2: duration_s: 99999999999999999999 is not a finite number"),
     (BASE + "duration_s = 1e300\n", "my.toml, line 2: duration_s: 1e+300 is more than 315,576,000"),
     (BASE + "[network]\njitter_ms = 1e9\n", "my.toml, line 3: network.jitter_ms: 1,000,000,000 is more than 600,000"),
+    (
+        BASE + "[[network.access]]\nshare = 0.6\n[[network.access]]\nshare = 0.6\n",
+        "my.toml, line 2: network.access: the shares add up to 1.2, more than 1",
+    ),
+    (BASE + "[[network.access]]\nshare = 1\n[[network.access]]\n", "my.toml, line 4: network.access.1.share: this is"),
+    (BASE + "[[network.access]]\nshare = 1\nlos = 1\n", "my.toml, line 4: network.access.0.los: no such key (did you"),
+    (
+        BASE + "[[network.access]]\nname = 'dsl'\nshare = 1\n[sweep]\nnetwork.access.dls.loss = [0.1]\n",
+        "my.toml, line 6: network.access.dls.loss: there is no access 'dls' (did you mean 'dsl'?)",
+    ),
     (BASE + "[small]\nnods = 1\n", "my.toml, line 3: nods: no such key (did you mean 'nodes'?)"),
     (BASE + "[full]\nnodes = -1\n", "my.toml, line 3: nodes: -1 is less than 1"),
     (BASE + "[full]\nsweep.'network.los' = [1]\n", "my.toml, line 3: network.los: no such key"),

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
 
 from sims.errors import NeverHappened
+from sims.link import AccessLink
 from sims.scenario.perform import Performed, perform
 from sims.scenario.plan import ScenarioError, read_scenario
+from sims.scenario.population import access_links
 
 BUSY = """
 nodes = 6
@@ -90,6 +93,45 @@ rate_per_s = 2
     # A question and its answer, each over 50 bytes with headers, at 64 kbit/s: an eighth of a millisecond a byte.
     assert slowest_ms("up_kbit_per_s = 64") > free + 12
     assert slowest_ms("down_kbit_per_s = 64") > free + 12
+
+
+def test_shares_of_the_nodes_have_lines_of_their_own() -> None:
+    text = """
+nodes = 8
+duration_s = 5
+drain_s = 4
+[network]
+up_kbit_per_s = 8_000
+[[network.access]]
+name = "dsl"
+share = 0.5
+up_kbit_per_s = 512
+down_kbit_per_s = 4_000
+[[network.access]]
+name = "radio"
+share = 0.25
+loss = 0.2
+jitter_ms = 20
+[[workload]]
+kind = "lookups"
+count = 10
+rate_per_s = 2
+[[probe]]
+kind = "counters"
+[sweep]
+"network.access.radio.loss" = [0.0, 0.2]
+"""
+    points = read_scenario(text, "test.toml", lambda name: None).points
+    network = points[1][1].network
+    links = access_links(network, 8, Random(1))
+    dsl = AccessLink(512_000.0, 4_000_000.0)
+    radio = AccessLink(None, None, loss=0.2, jitter_s=0.02)
+    assert Counter(links) == {dsl: 4, radio: 2, AccessLink(8_000_000.0): 2}
+    assert access_links(network, 8, Random(2)) != links
+    lossless, lossy = (perform(scenario, 1) for _, scenario in points)
+    lost = [sum(row["total"] for row in rows(each, "network") if row["name"] == "lost") for each in (lossless, lossy)]
+    assert lost[0] == 0 < lost[1]
+    assert all(row["ok"] for row in rows(lossless, "lookup"))
 
 
 def test_watching_changes_nothing() -> None:

@@ -9,7 +9,15 @@ from typing import Any
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.options import OptionView, options_of
-from sims.scenario.schema import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
+from sims.scenario.schema import (
+    AccessOptions,
+    General,
+    MeasureOptions,
+    NetworkOptions,
+    PlotOptions,
+    Reference,
+    StackOptions,
+)
 
 
 def listing(catalogue: Catalogue = SHIPPED) -> str:
@@ -23,6 +31,7 @@ def _lines(catalogue: Catalogue) -> Iterator[str]:
     yield _line(OptionView("seeds", "text | whole number", "1", "'1-10', or a number", ""))
     yield ""
     yield from _section("[network]", NetworkOptions)
+    yield from _section("[[network.access]]", AccessOptions)
     yield from _kinds("[network.latency]", catalogue.links)
     yield "[nat]  shares of nodes behind a preset, the rest is public"
     yield f"  {', '.join(PRESETS)}"

@@ -23,7 +23,7 @@ from sims.network import Network
 from sims.plain import PLAIN
 from sims.scenario.parts import PolicyFor, Scalar
 from sims.scenario.plan import Scenario, Settings
-from sims.scenario.population import Population, behind, hostile
+from sims.scenario.population import Population, access_links, behind, hostile
 from sims.stack import RingStack, Stack, VpnStack, WatchedTap
 from sims.world import World
 
@@ -139,7 +139,8 @@ def build(scenario: Scenario, seed: int) -> Performance:
     stack: Stack = VpnStack() if scenario.stack.kind == "vpn" else RingStack()
     identities = members(general.nodes, seed, PLAIN if scenario.stack.crypto == "plain" else NOISE)
     config = NodeConfig(aes=scenario.stack.aes)
-    world = World(engine, network, identities, stack, config, scenario.network.access_link)
+    links = access_links(scenario.network, general.nodes, rng_for(seed, "access"))
+    world = World(engine, network, identities, stack, config, links)
     population = Population(
         world,
         general.nodes,

@@ -8,6 +8,7 @@
     drain_s = 10                       # for answers on their way
 
     [network]                          # loss, duplicate, jitter_ms, broken_links, up_kbit_per_s, down_kbit_per_s
+    [[network.access]]                 # share, and what its line is like: up_kbit_per_s, ..., loss, jitter_ms
     [network.latency]                  # kind = "constant" (default, 100 ms), "matrix", "coordinates", ...
     [nat]                              # share of nodes behind each preset of sims.nat: port = 0.3; the rest is public
     [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); crypto; aes

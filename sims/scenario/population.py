@@ -13,6 +13,8 @@ from functools import partial
 from dht.host import Rng
 from dht.ids import closer
 from dht.node import Node
+from sims.link import AccessLink
+from sims.scenario.schema import NetworkOptions
 from sims.world import World
 
 KNOWN = 3  # bootstraps that a starting node is told of
@@ -143,3 +145,12 @@ def behind(shares: Iterable[tuple[str, float]], nodes: int, rng: Rng) -> list[st
 def hostile(share: float, nodes: int, rng: Rng) -> list[int]:
     """Which members are hostile: a share of all, none of them node 0."""
     return rng.sample(range(1, nodes), min(round(share * nodes), nodes - 1))
+
+
+def access_links(network: NetworkOptions, nodes: int, rng: Rng) -> list[AccessLink | None]:
+    """Each node's link: exactly the shares asked for, in random order, and the network's own for the others."""
+    links: list[AccessLink | None] = []
+    for each in network.access:
+        links.extend([each.link] * round(each.share * nodes))
+    links = links[:nodes] + [network.access_link] * (nodes - len(links))
+    return rng.sample(links, nodes)

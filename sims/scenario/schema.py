@@ -34,6 +34,31 @@ class General:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """The access link of a share of all nodes: what a line is like, each way."""
+
+    name: str = option("", "what sweeps and --set call it: network.access.NAME.loss")
+    share: float = option(meaning="of all nodes, drawn at random; exactly so many", at_least=0.0, at_most=1.0)
+    up_kbit_per_s: float | None = option(
+        None, "what it sends; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    down_kbit_per_s: float | None = option(
+        None, "what it receives; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    queue_bytes: int = option(
+        64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES, at_most=MAX_QUEUE_BYTES
+    )
+    loss: float = option(0.0, "share of datagrams that it loses, each way", at_least=0.0, at_most=1.0)
+    jitter_ms: float = option(0.0, "each datagram is later by up to this, each way", at_least=0.0, at_most=MAX_DELAY_MS)
+
+    @property
+    def link(self) -> AccessLink:
+        """The link itself."""
+        up, down = (each and each * 1000.0 for each in (self.up_kbit_per_s, self.down_kbit_per_s))
+        return AccessLink(up, down, self.queue_bytes, self.loss, self.jitter_ms / 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """What befalls datagrams."""
 
@@ -51,9 +76,15 @@ class NetworkOptions:
         64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES, at_most=MAX_QUEUE_BYTES
     )
 
+    access: tuple[AccessOptions, ...] = option((), "links of shares of the nodes; the others have the above")
+
+    def flaw(self) -> tuple[str, str] | None:
+        total = sum(each.share for each in self.access)
+        return ("access", f"the shares add up to {total:g}, more than 1") if total > 1 + 1e-9 else None
+
     @property
     def access_link(self) -> AccessLink | None:
-        """Every node's, None without a limit."""
+        """That of every node without another, None without a limit."""
         up, down = (each and each * 1000.0 for each in (self.up_kbit_per_s, self.down_kbit_per_s))
         return None if up is None and down is None else AccessLink(up, down, self.queue_bytes)
 
