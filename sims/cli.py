@@ -50,7 +50,7 @@ def run(
     from sims.executor import ExecutorError, NoEngine, executor_for
     from sims.plots import draw_all
     from sims.results import Results
-    from sims.runner import find_scenario, read_file, run_plan, try_files
+    from sims.runner import find_modules, find_scenario, read_file, run_plan, try_files
     from sims.scenario.plan import Wanted, seeds_of
 
     if small and full:
@@ -63,7 +63,9 @@ def run(
         settings = dict(_setting(each) for each in setting or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
-    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings, full))
+    path = find_scenario(scenario)
+    find_modules(path)
+    given = read_file(path, Wanted(small, wanted_seeds, settings, full))
     try_files(given.plan)
     if resume and out is None:
         raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
@@ -111,13 +113,14 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
     """Draw the plots of earlier results again."""
     from sims.plots import draw_all
     from sims.results import Results
-    from sims.runner import finder
+    from sims.runner import find_modules, finder
     from sims.scenario.plan import Wanted, read_scenario
 
     results = Results(folder)
     description = results.description()
     # The data files are not needed any more: their rows are there.
     find = finder(folder)
+    find_modules(Path(description["scenario_file"]))
     plan = read_scenario(
         results.scenario_text(),
         str(folder / "scenario.toml"),

@@ -35,7 +35,14 @@ PACKAGES = ("cryptography", "msgpack", "numpy", "matplotlib", "distributed")
 # Of run.json, what must be the same for an interrupted run to be taken up.
 SAME = ("scenario_sha256", "settings", "small", "full", "points", "seeds", "code_sha256", "data_sha256", "python")
 # What is read again, and what it must be.
-DESCRIPTION: Mapping[str, type] = {"points": list, "seeds": list, "settings": dict, "small": bool, "full": bool}
+DESCRIPTION: Mapping[str, type] = {
+    "points": list,
+    "seeds": list,
+    "settings": dict,
+    "small": bool,
+    "full": bool,
+    "scenario_file": str,
+}
 FACTS: Mapping[str, type] = {"point": int, "seed": int, "trace_hash": str, "events": int}
 
 
@@ -57,7 +64,7 @@ def commit() -> tuple[str | None, bool]:
     return head.stdout.strip(), bool(changes.stdout.strip())
 
 
-def described(plan: Plan, text: str, settings: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
+def described(plan: Plan, path: Path, text: str, settings: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
     """The content of run.json."""
     head, dirty = commit()
     versions: dict[str, str | None] = {}
@@ -69,6 +76,7 @@ def described(plan: Plan, text: str, settings: Mapping[str, Any], command: Seque
     return {
         "name": plan.name,
         "command": list(command),
+        "scenario_file": str(path.resolve()),
         "scenario_sha256": sha256(text.encode()).hexdigest(),
         "settings": dict(settings),
         "small": plan.small,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ def find_scenario(name: str) -> Path:
 
 def shipped_scenarios() -> list[Path]:
     return sorted(SCENARIOS.glob("*.toml"))
+
+
+def find_modules(path: Path) -> None:
+    """From now on, modules that the scenario names are found beside it and in the working directory, as if `python` had
+    been started there; by processes that we start as well."""
+    for place in (str(Path.cwd()), str(path.parent.resolve())):
+        if place not in sys.path:
+            sys.path.insert(0, place)
 
 
 def read_file(path: Path, wanted: Wanted) -> Given:
@@ -123,7 +132,7 @@ def run_plan(
 ) -> dict[str, Any]:
     """Perform what is not finished yet, and write the results. Returns the content of result.json. Raises ResultsError
     and ExecutorError."""
-    results.begin(given.text, described(given.plan, given.text, settings, command), resume)
+    results.begin(given.text, described(given.plan, given.path, given.text, settings, command), resume)
     tasks = tasks_of(given.plan)
     left = [task for task in tasks if not results.finished(task)]
     finished = len(tasks) - len(left)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ CLUSTER = """
 import time
 from distributed import LocalCluster
 if __name__ == "__main__":
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, protocol="tcp")
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=False, protocol="tcp")
     print(cluster.scheduler_address, flush=True)
     time.sleep(600)
 """
@@ -253,7 +254,7 @@ def test_damaged_results_are_refused_by_the_name_of_the_file(
 ) -> None:
     results = Results(tmp_path / "results")
     plan = read_scenario("nodes = 1\n", "tiny.toml", lambda name: None)
-    results.begin("nodes = 1\n", described(plan, "nodes = 1\n", {}, []), resume=False)
+    results.begin("nodes = 1\n", described(plan, tmp_path / "x.toml", "nodes = 1\n", {}, []), resume=False)
     (task,) = tasks_of(plan)
     results.keep(task, Done(gzip.compress(b'{"kind": "x", "seed": 1}\n'), 1, "hash", 1, 1.0, 1.0, 1))
     results.conclude(plan, [])
@@ -265,6 +266,37 @@ def test_damaged_results_are_refused_by_the_name_of_the_file(
         results.failures()
         list(results.rows())
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+OWN = """
+from dataclasses import dataclass
+from sims.scenario.options import option
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    times: int = option(1, "how often")
+    def start(self, run):
+        for _ in range(self.times):
+            run.record.row("hello", up=len(run.population))
+"""
+
+
+def test_modules_of_ones_own_are_found_beside_the_scenario_and_belong_to_the_results(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (here / "own_hello.py").write_text(OWN)
+    (here / "own.toml").write_text(
+        "nodes = 2\nduration_s = 1\ndrain_s = 0\n[[workload]]\nkind = 'own_hello:Hello'\ntimes = 3\n"
+        "[[measure]]\nname = 'said'\nrows = 'hello'\nreduce = 'count'\n"
+    )
+    ran = sim("run", here / "own.toml", "--out", "out", "--seeds", "1-2", "--jobs", 1, cwd=there)
+    assert ran.returncode == 0 and "own: said 3 ± 0" in ran.stdout, ran.stderr
+    described = json.loads((there / "out" / "run.json").read_text())
+    assert described["data_sha256"] == {"own_hello:Hello": sha256(OWN.encode()).hexdigest()}
+    assert sim("plot", there / "out", cwd=tmp_path).returncode == 0
+    (here / "own_hello.py").write_text(OWN + "# other\n")
+    again = sim("run", here / "own.toml", "--out", "out", "--seeds", "1-2", "--resume", cwd=there)
+    assert again.returncode == 1 and "can't be taken up: 'data_sha256'" in again.stderr
 
 
 def test_a_folder_of_something_else_is_left_alone(scenario: Path, tmp_path: Path) -> None:
@@ -323,7 +355,7 @@ def test_a_dask_cluster_gives_the_same_rows_as_this_machine(scenario: Path, tmp_
     with LocalProcesses(1) as executor:
         here = run_plan(given, Results(tmp_path / "here"), executor, {}, [], resume=False)
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         DaskCluster(cluster.scheduler_address) as executor,
     ):
         there = run_plan(given, Results(tmp_path / "there"), executor, {}, [], resume=False)
@@ -335,7 +367,7 @@ def test_a_cluster_without_workers_is_told_and_not_waited_for(monkeypatch: pytes
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(executor_module, "WORKERS_WITHIN_S", 0.2)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
         pytest.raises(ExecutorError, match="has no workers, and none came within"),
     ):
         DaskCluster(cluster.scheduler_address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,12 @@ def own_policy(source: TomlSource, where: Where, name: str) -> PolicyFor:
     if not callable(policy):
         source.refuse(where, f"'{name}' is no function that gives a node its policy")
     return policy
+
+
+def source_file(name: str) -> str | None:
+    """The file of the module of what was imported by this name; None where it has none."""
+    module = sys.modules.get(name.partition(":")[0])
+    return None if module is None else getattr(module, "__file__", None)
 
 
 def _imported(source: TomlSource, where: Where, name: str) -> Any:

@@ -3,7 +3,8 @@
 **A part is a frozen dataclass whose fields are its options** (`sims.scenario.options`: `option(default, meaning,
 at_least=...)`), plus one method. It keeps no state of its own: one object serves many runs. State lives in what the
 method makes. `sims.scenario.catalogue` holds the tables of names, which is the one place to add a part; a scenario may
-also name a class of the reader's own, `kind = "package.module:Class"`.
+also name a class of the reader's own, `kind = "package.module:Class"`: an installed module, or one beside the scenario
+or in the working directory. Its checksum is kept with the results; on a cluster, workers must be able to import it.
 
 | part     | table in the scenario            | method                                                        |
 |----------|----------------------------------|---------------------------------------------------------------|

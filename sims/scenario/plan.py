@@ -47,10 +47,10 @@ from sims.scenario.catalogue import SHIPPED, Catalogue
 from sims.scenario.fit import misfit
 from sims.scenario.options import OptionReader, toml_text
 from sims.scenario.overrides import SIZES, leaves, put
-from sims.scenario.own import own_part, own_policy
+from sims.scenario.own import own_part, own_policy, source_file
 from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
 from sims.scenario.recorded import flaw, rows_of, texts_of
-from sims.scenario.schema import MAX_NAME, NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
+from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions, name_after
 from sims.toml_source import TomlSource, Where, suggestion
 
 MAX_SEEDS = 10_000
@@ -120,7 +120,7 @@ class Plan:
     points: tuple[tuple[Settings, Scenario], ...]
     measures: tuple[MeasureOptions, ...]
     plots: tuple[PlotOptions, ...]
-    files: Mapping[str, str]  # where the files are that it names
+    files: Mapping[str, str]  # where the files are that it names, and the modules of the reader's own
     named_at: Mapping[str, str]  # by path: where it names them, as errors say it
     small: bool = False
     full: bool = False
@@ -269,7 +269,7 @@ class _Reader:
 
     def _scenario(self, document: dict[str, Any]) -> Scenario:
         read, catalogue = self._options.read, self._catalogue
-        table = {"name": _name_after(self._source.file), **document}
+        table = {"name": name_after(self._source.file), **document}
         general = read(General, table, (), besides=_TOP)
         if not NAME.fullmatch(general.name):
             self._source.refuse(("name",), f"'{general.name}' can't name results: use a-z, 0-9, - and _")
@@ -294,7 +294,7 @@ class _Reader:
             link=self._part(where, latency, catalogue.links, Link),
             nat=self._nat(self._table("nat", document.get("nat", {}))),
             stack=stack,
-            routing=own_policy(self._source, ("stack", "routing"), stack.routing) if stack.routing else None,
+            routing=self._routing(stack.routing) if stack.routing else None,
             arrival=self._part(("arrival",), arrival, catalogue.arrivals, Arrival),
             churn=self._part(("churn",), churn, catalogue.churns, Churn, ("reboot",)) if churn else None,
             reboot=reboot,
@@ -345,6 +345,7 @@ class _Reader:
         kind = table["kind"]
         if isinstance(kind, str) and ":" in kind:
             part = own_part(self._source, (*where, "kind"), kind, protocol)
+            self._note_file(kind)
         elif isinstance(kind, str) and kind in kinds:
             part = kinds[kind]
         else:
@@ -352,6 +353,16 @@ class _Reader:
                 (*where, "kind"), f"{toml_text(kind)} is none of {', '.join(kinds)}{suggestion(str(kind), list(kinds))}"
             )
         return self._options.read(part, table, where, (*besides, "kind"))
+
+    def _routing(self, name: str) -> PolicyFor:
+        policy = own_policy(self._source, ("stack", "routing"), name)
+        self._note_file(name)
+        return policy
+
+    def _note_file(self, name: str) -> None:
+        """Code of the reader's own belongs to what results depend on, as data files do."""
+        if (file := source_file(name)) is not None:
+            self._options.files[name] = file
 
     def _nat(self, table: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         self._source.known(("nat",), table, sorted(PRESETS))
@@ -383,12 +394,6 @@ class _Reader:
             return seeds_of(value) if isinstance(value, str) else seeds_of("")
         except ValueError:
             self._source.refuse(("seeds",), f"{toml_text(value)} are no seeds: write 10, or '1-10', or '1-4,9'")
-
-
-def _name_after(file: str) -> str:
-    """A name for results, after the file's."""
-    stem = file.rpartition("/")[2].removesuffix(".toml").lower()
-    return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:MAX_NAME] or "scenario"
 
 
 def _plain(value: Any) -> bool:

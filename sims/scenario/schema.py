@@ -22,6 +22,12 @@ MAX_NAME = 61
 NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME - 1}}}")
 
 
+def name_after(file: str) -> str:
+    """A name for results, after the file's."""
+    stem = file.rpartition("/")[2].removesuffix(".toml").lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:MAX_NAME] or "scenario"
+
+
 @dataclass(frozen=True, kw_only=True)
 class General:
     """The keys at the top."""
