@@ -81,14 +81,14 @@ def run(
     except ExecutorError as error:
         # Before anything began there is nothing to take up.
         _fail(f"{error}; {_how_to_go_on(folder)}" if results.begun else str(error), 1)
-    if plots and result["complete"]:
-        draw_all(given.plan, results, result)
     _tell(result)
     for failure in result["failures"]:
         print(f"seed {failure['seed']} failed: {failure['error']}\n  again: {failure['replay']}", file=sys.stderr)
     print(f"results: {folder}")
     if result["failures"]:
         raise typer.Exit(1)
+    if plots and result["complete"]:
+        draw_all(given.plan, results, result)
 
 
 @app.command(name="list")

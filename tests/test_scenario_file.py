@@ -246,6 +246,16 @@ MORE_MISTAKES = [
         BASE + "[[network.access]]\nname = 'dsl'\nshare = 1\n[sweep]\nnetwork.access.dls.loss = [0.1]\n",
         "my.toml, line 6: network.access.dls.loss: there is no access 'dls' (did you mean 'dsl'?)",
     ),
+    (
+        BASE + "[[workload]]\nkind = 'pings'\n[[plot]]\nname = 'p'\nrows = 'ping'\nx = 'path'\ny = 'ok'\n"
+        "log_x = true\n",
+        "my.toml, line 7: plot.0.x: 'path' is a text: a logarithmic axis and published figures need numbers",
+    ),
+    (
+        BASE + "[[workload]]\nkind = 'pings'\n[sweep]\narrival.kind = ['poisson', 'together']\n[[plot]]\nname = 'p'\n"
+        "rows = 'ping'\nx = 'arrival.kind'\ny = 'ok'\nlog_x = true\n",
+        "my.toml, line 9: plot.0.x: 'arrival.kind' is a text: a logarithmic axis",
+    ),
     (BASE + "[small]\nnods = 1\n", "my.toml, line 3: nods: no such key (did you mean 'nodes'?)"),
     (BASE + "[full]\nnodes = -1\n", "my.toml, line 3: nodes: -1 is less than 1"),
     (BASE + "[full]\nsweep.'network.los' = [1]\n", "my.toml, line 3: network.los: no such key"),

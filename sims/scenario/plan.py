@@ -101,13 +101,9 @@ class Scenario:
         found: list[tuple[Where, Any]] = [
             ((key, place), each.part) for key, parts in timed.items() for place, each in enumerate(parts)
         ]
-        single: list[tuple[Where, Any]] = [
-            (("network", "latency"), self.link),
-            (("arrival",), self.arrival),
-            (("churn",), self.churn),
-            (("attack",), self.attack),
-        ]
-        return [*found, *((where, part) for where, part in single if part is not None)]
+        found += [(("network", "latency"), self.link), (("arrival",), self.arrival)]
+        found += [(("churn",), self.churn), (("attack",), self.attack)]
+        return [(where, part) for where, part in found if part is not None]
 
 
 @dataclass(frozen=True)
@@ -202,8 +198,9 @@ class _Reader:
         plots = self._entries(document, "plot", PlotOptions)
         points = tuple(self._points(document, origins, every_point))
         general = points[0][1].general
-        parts = points[0][1].parts()
-        if found := flaw(measures, plots, rows_of(parts, self._catalogue.parts()), points[0][0], texts_of(parts)):
+        swept, parts = points[0][0], points[0][1].parts()
+        texts = texts_of(parts, plots, swept)
+        if found := flaw(measures, plots, rows_of(parts, self._catalogue.parts()), swept, texts):
             self._source.refuse(*found)
         return Plan(
             general.name,

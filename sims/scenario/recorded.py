@@ -30,9 +30,11 @@ def rows_of(parts: Iterable[Any], shipped: Collection[type[Any]]) -> Rows | None
     return found
 
 
-def texts_of(parts: Iterable[Any]) -> set[tuple[str, str]]:
-    """Of what they record, the values that are texts: row's kind and value's name."""
-    return {text for part in parts for text in getattr(part, "TEXTS", ())}
+def texts_of(parts: Iterable[Any], plots: Iterable[PlotOptions], swept: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Of what parts record and plots may show, the values that are texts: row's kind and value's name. `swept`: the
+    keys of [sweep], with one value each."""
+    recorded = {text for part in parts for text in getattr(part, "TEXTS", ())}
+    return recorded | {(plot.rows, key) for plot in plots for key, value in swept.items() if isinstance(value, str)}
 
 
 def flaw(
@@ -59,6 +61,9 @@ def _text_flaw(
     for where, kind, value, reduce in asked:
         if (kind, value) in texts and reduce is not Reduce.COUNT:
             return where, f"'{value}' of rows of kind '{kind}' is a text, which can be counted only"
+    for place, plot in enumerate(plots):
+        if (plot.rows, plot.x) in texts and (plot.log_x or plot.reference):
+            return ("plot", place, "x"), f"'{plot.x}' is a text: a logarithmic axis and published figures need numbers"
     return None
 
 
