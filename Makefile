@@ -13,7 +13,7 @@ TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft socat miniupnpd \
 # Tests with real nodes measure seconds, but mostly wait: tests in simulated time, which care for no clock, fill the
 # processors meanwhile. Tests that read a real clock, or start programs, run before both.
 CLOCKED := $(patsubst %,tests/test_%.py,aio authority_files cli control device disk_trouble ecn fastpath fastpath_faults \
-	fastpath_nodes files host_contract layering lean offload_paths packet_loop scenario_run sim_command sim_examples sizes speed stun_query udp udp_batch wire)
+	fastpath_nodes files host_contract layering lean offload_paths packet_loop scenario_run sim_command sim_embed sim_examples sizes speed stun_query udp udp_batch wire)
 # What a script starts in its background ignores SIGINT; the tests mean signals to do what they usually do.
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
 JOBS ?= 2

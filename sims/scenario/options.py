@@ -29,6 +29,7 @@ from typing import Any, NewType, TypeVar
 from sims.toml_source import TomlSource, Where, suggestion
 
 REQUIRED: Any = dataclasses.MISSING
+EXACT = 10**15  # whole numbers from here on are told by their first digits
 MAX_ENTRIES = 10_000  # of an array in a scenario
 
 # A file that a scenario names: found, readable, and its checksum noted. The value is the path where it was found.
@@ -223,7 +224,7 @@ def _finite(value: float) -> bool:
 
 def _number(value: float) -> str:
     """As people write it: 1,000,000, not 1e+06."""
-    return f"{value:,.12g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) < EXACT else f"{value:,.12g}"
 
 
 def _limits_said(limits: Limits) -> str:

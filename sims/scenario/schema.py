@@ -32,7 +32,7 @@ def name_after(file: str) -> str:
 class General:
     """The keys at the top."""
 
-    name: str = option("", "what results are called")
+    name: str = option("", "what results are called; '': after the file")
     description: str = option("", "one line for `p2pvpn-sim list`")
     nodes: int = option(meaning="how many nodes there are, up or not", at_least=1, at_most=MAX_NODES)
     duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0, at_most=MAX_DURATION_S)
