@@ -257,7 +257,7 @@ class Demux:
                 peer.packets += 1
                 self.traffic(peer.member, (plaintext,))
             case Inner.SIZE if path is not None:
-                self.sessions.take_size(peer, plaintext, path)
+                self.sessions.sizes.take(peer, plaintext, path)
             case Inner.ROUTED if path is not None:
                 self.router.receive(plaintext[1:], self._host.received_class)
             case Inner.BROADCAST:

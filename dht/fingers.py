@@ -17,7 +17,7 @@ from dht.ids import BITS, RING, clockwise
 from dht.messages import Find, Found, Message
 from dht.ring import NearLists
 
-ROUND_S = 5.0
+ROUND_S = (5.0, 40.0)  # between two looks; doubled from the first to the second while nothing is missing
 FILL_S = 0.3  # between two distances while some are empty
 EMPTY_RETRY_S = (15.0, 600.0)  # doubled from the first to the second: some distances have no node
 CHALLENGE_S = 240.0
@@ -43,6 +43,7 @@ class Fingers:
         self._tried: dict[int, tuple[float, float]] = {}  # exponent -> when to look again, and the wait after that
         self._timer: Timer | None = None
         self._challenge_at = 0.0
+        self._pause_s = ROUND_S[0]
 
     def __contains__(self, node_id: int) -> bool:
         exponent = clockwise(self._me, node_id).bit_length() - 1
@@ -60,6 +61,7 @@ class Fingers:
         """Begin, or begin anew after the ring changed its shape around us."""
         self.stop()
         self._challenge_at = self._host.now() + CHALLENGE_S * self._host.rng.random()
+        self._pause_s = ROUND_S[0]
         self._timer = self._host.call_later(FILL_S * self._host.rng.random(), self._round)
 
     def stop(self) -> None:
@@ -84,18 +86,23 @@ class Fingers:
             for exponent, node_id in self._holders.items()
             if exponent in wanted and self._edge(node_id) is not None
         }
-        empty = [
-            exponent
-            for exponent in wanted
-            if exponent not in self._holders and now >= self._tried.get(exponent, (0.0, 0.0))[0]
-        ]
+        missing = [exponent for exponent in wanted if exponent not in self._holders]
+        empty = [exponent for exponent in missing if now >= self._retry_at(exponent)]
+        self._pause_s = ROUND_S[0] if empty else min(2 * self._pause_s, ROUND_S[1])
         if empty:
             self._fill(empty[0])
         elif wanted and now >= self._challenge_at:
             self._challenge_at = now + CHALLENGE_S * self._host.rng.uniform(0.8, 1.2)
             self._look_for(self._host.rng.choice(wanted))
-        pause_s = FILL_S if len(empty) > 1 else ROUND_S
+        pause_s = FILL_S if len(empty) > 1 else self._pause_s
+        if pause_s > ROUND_S[0]:
+            next_at = min([self._challenge_at, *map(self._retry_at, missing)])
+            pause_s = max(ROUND_S[0], min(pause_s, next_at - now))
         self._timer = self._host.call_later(pause_s * self._host.rng.uniform(0.8, 1.2), self._round)
+
+    def _retry_at(self, exponent: int) -> float:
+        """When a node for an empty distance is sought again."""
+        return self._tried.get(exponent, (0.0, 0.0))[0]
 
     def _wanted(self) -> list[int]:
         """The exponents whose range begins behind the last successor, farthest first."""

@@ -80,7 +80,7 @@ class Node:
         self._running = False
         self._parts.handshakes.has_aes = config.aes
         self._parts.handshakes.datagram_bytes = datagram_bytes(config.underlay_mtu)
-        self._parts.sessions.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
+        self._parts.sessions.sizes.longest_bytes = plaintext_bytes(datagram_bytes(config.underlay_mtu))
         self.groups = Groups(
             host,
             identity,
@@ -263,10 +263,10 @@ class Node:
         peer = self._parts.sessions.peers.get(peer_id)
         if peer is not None and not peer.features & _SEGMENTS_FEATURE:
             return 0
-        sessions = self._parts.sessions
+        sizes = self._parts.sessions.sizes
         if peer is None or peer.path is None:
-            return sessions.longest_bytes - _ROUTED_OVERHEAD_BYTES
-        return sessions.room_bytes(peer)
+            return sizes.longest_bytes - _ROUTED_OVERHEAD_BYTES
+        return sizes.room_bytes(peer)
 
     def on_traffic(self, callback: Callable[[Member, Sequence[bytes]], None]) -> None:
         """Give what a peer sent with `send_traffic` to `callback(member, plaintexts)`; single whole packets may come

@@ -42,7 +42,7 @@ class Parts:
         self.demux = Demux(host, me, counters)
         self.sessions = Sessions(host, self.demux.carry, self.demux.deliver, counters)
         self.sessions.carry_batch = self.demux.carry_batch
-        self.sessions.carry_whole = self.demux.carry_whole
+        self.sessions.sizes.carry_whole = self.demux.carry_whole
         self.sessions.way = self.demux.way
         self.reach = Reach(host, identity, self.sessions)
         self.handshakes = Handshakes(host, identity, own, self.sessions, self.demux.carry_first, counters)
@@ -69,7 +69,7 @@ class Parts:
             self.delegation,
             self.reach.network_time,
         )
-        self.liveness = Liveness(host, self.sessions)
+        self.liveness = Liveness(host, me, self.sessions)
         self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,

@@ -50,12 +50,12 @@ class Peer:
         "_carrier",
         "_contact",
         "answered",
-        "calm_until",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
         "declared",
         "demand_at",
+        "due_at",
         "features",
         "fragments",
         "heard_at",
@@ -119,7 +119,7 @@ class Peer:
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
         self.probes = 0  # pings sent since then; none while nothing is unanswered
-        self.calm_until = 0.0  # nothing to do before that, unless something is unanswered: dht.liveness
+        self.due_at = 0.0  # dht.liveness looks at it by then, unless something is awaited; 0: not in its heap
         self.ping_at = 0.0  # when the last of them was sent
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None

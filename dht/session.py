@@ -318,13 +318,16 @@ class Session:
         self.current, self._past = keypair, ()
         self._awaited = ()
 
-    def forget(self, now: float) -> None:
-        """Drop keypairs that can open nothing any more, the current one after 540 s. To be called now and then, so
-        that idle sessions hold no keys; `install` does it too."""
+    def forget(self, now: float) -> bool:
+        """Drop keypairs that can open nothing any more, the current one after 540 s; whether there were any. To be
+        called now and then, so that idle sessions hold no keys; `install` does it too."""
+        kept = len(self.keypairs())
         if self.current is not None and now - self.current.born_at >= FORGET_AFTER_S:
             self.current = None
-        self._awaited = tuple(keypair for keypair in self._awaited if now < keypair.reject_at)
-        self._past = tuple(keypair for keypair in self._past if now < keypair.reject_at)
+        if self._awaited or self._past:
+            self._awaited = tuple(keypair for keypair in self._awaited if now < keypair.reject_at)
+            self._past = tuple(keypair for keypair in self._past if now < keypair.reject_at)
+        return len(self.keypairs()) < kept
 
     def _succeed(self, keypair: Keypair, superseded: tuple[Keypair, ...]) -> None:
         former = () if self.current is None else (self.current,)

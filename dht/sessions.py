@@ -17,7 +17,7 @@ Handshakes are `dht.handshakes`' work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from dht.certificate import Member
@@ -26,24 +26,19 @@ from dht.errors import BadDatagram, StaleDatagram
 from dht.features import Feature
 from dht.fragments import MAX_MESSAGE_BYTES, cut
 from dht.host import Endpoint, Host
+from dht.lingering import Lingering
 from dht.path import Path, endpoint_of, kind_of
 from dht.peer import Peer, Reborn
 from dht.runs import is_run, most
 from dht.session import OVERHEAD_BYTES, Keypair, NoKeypair
-from dht.sizes import DEFAULT_BYTES, FLOOR_BYTES, plaintext_bytes
+from dht.size_questions import SizeQuestions
+from dht.sizes import FLOOR_BYTES
 
 MAX_PEERS = 4096
-LINGER_S = 3.0  # what was on its way when an edge was given up has arrived by then
-MAX_LATE = 512
 BATCH_ELSEWHERE_S = 0.5  # for so long, batches by other paths than the one in use are as good
 _CHECK, _FRAGMENT = bytes((Inner.CHECK,)), bytes((Inner.FRAGMENT,))
-# What nobody sends again. The rest is about an edge that is no more.
-_LATE = frozenset(
-    bytes((kind,)) for kind in (Inner.PACKET, Inner.SEGMENT, Inner.PARTIAL, Inner.ROUTED, Inner.BROADCAST)
-)
 _ECN_MASK = 3  # of a traffic class
 _ECN_FEATURE = int(Feature.ECN)  # Plain: the operators of flags are Python, and this is asked for every batch.
-_QUESTION, _ANSWER = 0, 1  # of Inner.SIZE
 
 
 class Opened(NamedTuple):
@@ -86,15 +81,14 @@ class Sessions:
         self._deliver = deliver
         self._counters = counters
         self._by_index: dict[int, tuple[Peer, Keypair]] = {}
-        self._late: dict[int, tuple[Peer, Keypair]] = {}  # of peers that were let go a moment ago
+        self._late = Lingering(host, deliver)
+        self.sizes = SizeQuestions(host, self.send_by)
         self.peers: dict[int, Peer] = {}
         self.restless: dict[int, Peer] = {}  # by number: those of whom something is awaited, for dht.liveness
         self.awaited: Callable[[], None] = lambda: None  # there are some again
         self._admitted = 0
         self.carry_batch: Callable[[Sequence[bytes], Path | None, int, int], None] = self._carry_each
         self.way: Callable[[Path | None], tuple[Endpoint, bytes] | None] = lambda path: None
-        self.carry_whole: Callable[[bytes, Path], bool] = lambda datagram, path: True
-        self.longest_bytes = DEFAULT_BYTES  # of a plaintext, as far as this node's own links go
         self.renew: Callable[[Peer], None] = lambda peer: None
         self.came_up: Callable[[Peer, Path | None], None] = lambda peer, path: None
         self.restarted: Callable[[Peer], None] = lambda peer: None
@@ -132,7 +126,7 @@ class Sessions:
         return peer
 
     def watch(self, peer: Peer) -> None:
-        """Something is awaited of a peer."""
+        """Something is awaited of a peer, or it is new: `dht.liveness` is to look at it soon."""
         if not self.restless:
             self.awaited()
         self.restless[peer.number] = peer
@@ -157,27 +151,10 @@ class Sessions:
             del self.peers[peer.id]
 
     def let_go(self, peer: Peer) -> None:
-        """As `remove`, but what the peer sent before it knows is heard for LINGER_S."""
+        """As `remove`, but what the peer sent before it knows is heard for a while: `dht.lingering`."""
         late = {index: self._by_index[index] for index in peer.indices}
         self.remove(peer)
-        if len(self._late) + len(late) <= MAX_LATE:
-            self._late |= late
-            self._host.call_later(LINGER_S, lambda: self._forget_late(late))
-
-    def _forget_late(self, indices: Iterable[int]) -> None:
-        for index in indices:
-            self._late.pop(index, None)
-
-    def _receive_late(self, index: int, datagram: bytes, path: Path | None) -> None:
-        """Open what was on its way from a peer that was let go. Changes nothing else. Raises BadDatagram."""
-        if index not in self._late:
-            raise UnknownSession(index)
-        peer, keypair = self._late[index]
-        plaintext: bytes | None = keypair.open(datagram)
-        if plaintext is not None and plaintext[:1] == _FRAGMENT:
-            plaintext = peer.fragments.add(plaintext[1:], self._host.now())
-        if plaintext is not None and plaintext[:1] in _LATE and len(plaintext) <= MAX_MESSAGE_BYTES:
-            self._deliver(peer, plaintext, path)
+        self._late.keep(late)
 
     def drop(self, node_id: int) -> None:
         """As `remove`, by node id."""
@@ -188,8 +165,8 @@ class Sessions:
     def forget(self, now: float) -> None:
         """Drop keys that are too old to be of use."""
         for peer in self.peers.values():
-            peer.session.forget(now)
-            self._drop_stale_indices(peer)
+            if peer.session.forget(now):
+                self._drop_stale_indices(peer)
 
     def _drop_stale_indices(self, peer: Peer) -> None:
         for index in peer.indices - set(peer.session.indices()):
@@ -201,7 +178,8 @@ class Sessions:
         index = int.from_bytes(datagram[4:8], "big")
         entry = self._by_index.get(index)
         if entry is None:
-            self._receive_late(index, datagram, path)
+            if not self._late.receive(index, datagram, path):
+                raise UnknownSession(index)
             return
         peer, keypair = entry
         now = self._host.now()
@@ -236,6 +214,7 @@ class Sessions:
         peer.heard(path, now)
         if not peer.up:
             peer.up = True
+            self.watch(peer)
             self.came_up(peer, path)
         if peer.session.wants_rekey(now, receiving=True):
             self.renew(peer)
@@ -344,7 +323,7 @@ class Sessions:
         if len(plaintexts) == 1:
             return self.send(peer, plaintexts[0], expects_answer=True, traffic_class=traffic_class)
         longest_bytes = max(map(len, plaintexts))
-        if longest_bytes > FLOOR_BYTES and peer.path is not None and longest_bytes > self.room_bytes(peer):
+        if longest_bytes > FLOOR_BYTES and peer.path is not None and longest_bytes > self.sizes.room_bytes(peer):
             sent = [
                 self.send(peer, plaintext, expects_answer=True, traffic_class=traffic_class) for plaintext in plaintexts
             ]
@@ -392,7 +371,7 @@ class Sessions:
 
     def send(self, peer: Peer, plaintext: bytes, *, expects_answer: bool = False, traffic_class: int = 0) -> bool:
         """Seal and send; False, and a new handshake begun, when there are no keys fit for sending."""
-        if len(plaintext) > FLOOR_BYTES and peer.path is not None and len(plaintext) > self.room_bytes(peer):
+        if len(plaintext) > FLOOR_BYTES and peer.path is not None and len(plaintext) > self.sizes.room_bytes(peer):
             return all(
                 [
                     self._send_one(peer, _FRAGMENT + piece, expects_answer, traffic_class)
@@ -410,41 +389,6 @@ class Sessions:
         peer.tx_bytes += len(datagram)
         self._carry(datagram, path, peer.id)
         return True
-
-    def room_bytes(self, peer: Peer) -> int:
-        """The longest plaintext that an edge surely carries in one datagram. To be asked when there is much to send:
-        now and then that makes sure, or tries whether more would pass."""
-        size = peer.size
-        if size.path != peer.path:
-            knows = peer.features & Feature.SIZE
-            ceiling = min(self.longest_bytes, plaintext_bytes(peer.datagram_bytes)) if knows else FLOOR_BYTES
-            size.begin(peer.path, ceiling, self._host.now())
-        if self._host.now() >= size.due_at:
-            self._ask_size(peer)
-        return size.proven_bytes
-
-    def _ask_size(self, peer: Peer) -> None:
-        now, path = self._host.now(), peer.path
-        while path is not None and (size := peer.size.question(now, peer.rtt_s or 0.0)) is not None:
-            try:
-                question = bytes((Inner.SIZE, _QUESTION, peer.size.epoch)).ljust(size, b"\0")
-                datagram = peer.session.seal(question, now)
-            except NoKeypair:
-                return
-            if self.carry_whole(datagram, path):
-                return
-            peer.size.refused(now)  # Our own link is too narrow: no need to wait.
-
-    def take_size(self, peer: Peer, plaintext: bytes, path: Path) -> None:
-        """Handle a question of how long a plaintext passes, or its answer. Raises BadDatagram."""
-        if len(plaintext) >= 3 and plaintext[1] == _QUESTION:
-            answer = bytes((Inner.SIZE, _ANSWER, plaintext[2])) + len(plaintext).to_bytes(2, "big")
-            self.send_by(peer, path, answer)
-        elif len(plaintext) == 5 and plaintext[1] == _ANSWER:
-            if peer.size.epoch == plaintext[2]:
-                peer.size.answered(int.from_bytes(plaintext[3:], "big"), self._host.now())
-        else:
-            raise BadDatagram(f"{len(plaintext)} bytes about the length of plaintexts")
 
     def _carry_each(self, datagrams: Sequence[bytes], path: Path | None, peer_id: int, traffic_class: int) -> None:
         for datagram in datagrams:

@@ -313,7 +313,10 @@ class Upkeep:
 
     def _ping(self, peer: Peer) -> None:
         def answered(pinged: Pinged | None) -> None:
-            if pinged is not None and pinged.observed is not None and peer.endpoint is not None:
+            if pinged is None:
+                return
+            self._parts.liveness.answered()
+            if pinged.observed is not None and peer.endpoint is not None:
                 self._parts.reach.observed(pinged.observed, peer.endpoint)
 
         self._parts.pings.ping(peer, answered, vital=True)

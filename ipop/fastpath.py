@@ -193,7 +193,7 @@ class FastPath:
         if port is None or not port.takes_segments:
             return
         self._begin()
-        room_bytes = self._sessions.room_bytes(peer)
+        room_bytes = self._sessions.sizes.room_bytes(peer)
         guards: list[tuple[object, str, object]] = [
             (peer, "path", path),
             (peer, "up", True),
@@ -239,7 +239,7 @@ class FastPath:
         peer.packets += packets
         self._sessions.sent(peer, sealed_octets, now)
         if now >= peer.size.due_at:
-            self._sessions.room_bytes(peer)
+            self._sessions.sizes.room_bytes(peer)
 
     def _blocked(self, endpoint: tuple[str, int], datagrams: bytes, size: int, traffic_class: int) -> None:
         """The kernel took no batch: send it as Python does, which waits for room or finds out why."""

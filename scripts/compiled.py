@@ -5,13 +5,16 @@ modules of MODULES. Whoever runs Python in that folder, or with it in PYTHONPATH
 stay what they are, the reference and the default: at the end a small world is run by both, and must come to the same
 trace hash. It takes some minutes, a C compiler and Python's headers.
 
-What is left out, and why: what keeps `@dataclass` beside plain class attributes (`dht.messages`), what is copied with
-`copy.copy` (`dht.noise`, `sims.plain`), what applications inherit from, what touches the machine.
+In the copy, numbers that have names are `Final`: C then has them at hand and needn't look them up.
+
+What is left out, and why: what keeps `@dataclass` beside plain class attributes (the bodies in `dht.messages`), what is
+copied with `copy.copy` (`dht.noise`, `sims.plain`), what applications inherit from, what touches the machine.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,11 +26,13 @@ PACKAGES = ("dht", "shortcuts", "ipop", "sims")
 MODULES = """
     dht/acquaintances dht/aggregate dht/arcs dht/broadcast dht/budget dht/contact dht/cookie dht/coordinate dht/counters
     dht/demux dht/edge dht/envelope dht/errors dht/exchange dht/features dht/fingers dht/fragments dht/groups/table
-    dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/linking dht/liveness dht/near dht/overlay dht/packing
-    dht/path dht/peer dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router
-    dht/session dht/sessions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
+    dht/handshake dht/handshakes dht/host dht/ids dht/joining dht/lingering dht/linking dht/liveness
+    dht/messages/header dht/near dht/overlay dht/packing dht/path dht/peer dht/pings dht/reach dht/records dht/relay
+    dht/replay dht/replicas dht/requests dht/ring dht/router dht/session dht/sessions dht/size_questions dht/sizes
+    dht/store dht/suite dht/tunnels dht/upkeep
     sims/agenda sims/engine sims/network sims/latency/models
 """.split()  # noqa: SIM905  # So many names read better as a text.
+IMPORTS = "from __future__ import annotations\n"
 MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]
 SMALL_WORLD = ["-m", "sims.speed", "--nodes", "30", "--lookups", "100", "--steady", "130", "--json"]
 
@@ -37,6 +42,18 @@ def copied() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, BUILD / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def finals() -> None:
+    """Declare the numbers with names in the copied MODULES `Final`. mypyc refuses one that is assigned again."""
+    for module in MODULES:
+        path = BUILD / f"{module}.py"
+        source = path.read_text(encoding="utf-8")
+        constant = re.compile(r"^(_?[A-Z][A-Z0-9_]+) = (?=[0-9])", re.MULTILINE)
+        declared, count = constant.subn(r"\1: Final = ", source)
+        if count:
+            declared = declared.replace(IMPORTS, f"{IMPORTS}from typing import Final\n", 1)
+        path.write_text(declared, encoding="utf-8")
 
 
 def build() -> None:
@@ -62,6 +79,7 @@ def main() -> int:
         build()
         return 0
     copied()
+    finals()
     log = BUILD / "log"
     with log.open("w") as out:
         command = [sys.executable, __file__, "build"]

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 
 from dht.ids import RING, nearest
+from dht.lingering import LINGER_S
 from dht.messages import Find, Found, Message
 from dht.node import GetResult, Node, PutResult
 from dht.ring import NEAR
-from dht.sessions import LINGER_S
 from sims.constructed import construct
 from sims.engine import Engine
 from sims.latency import Constant

@@ -193,7 +193,7 @@ def test_what_is_no_question_is_refused() -> None:
     peer = sessions.peers[world.nodes[0].id]
     for plaintext in (b"", b"\0", b"\1\0", b"\1\0\5\0\0", b"\2\0\0"):
         with pytest.raises(BadDatagram):
-            sessions.take_size(peer, bytes((Inner.SIZE,)) + plaintext, Endpoint("192.0.2.1", 7))
+            sessions.sizes.take(peer, bytes((Inner.SIZE,)) + plaintext, Endpoint("192.0.2.1", 7))
 
 
 @needs_namespace
