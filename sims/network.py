@@ -132,8 +132,8 @@ class Network:
     def limit(self, host: SimHost, link: AccessLink | None) -> None:
         """From now on `host` sends and receives through `link`; None: without limit. What is under way is not held
         up, and a host that moves keeps its link."""
-        ends = (None, None) if link is None else link.pipes()
-        for pipes, pipe in zip((self._up, self._down), ends, strict=True):
+        up, down = (None, None) if link is None else link.pipes()
+        for pipes, pipe in ((self._up, up), (self._down, down)):
             if pipe is None:
                 pipes.pop(host.index, None)
             else:
