@@ -13,7 +13,7 @@ TEST_TOOLS := $(DEMO_TOOLS) ss ssh sshd ssh-keygen tcpdump nft socat miniupnpd \
 # Tests with real nodes measure seconds, but mostly wait: tests in simulated time, which care for no clock, fill the
 # processors meanwhile. Tests that read a real clock, or start programs, run before both.
 CLOCKED := $(patsubst %,tests/test_%.py,aio authority_files cli control device disk_trouble ecn fastpath fastpath_faults \
-	fastpath_nodes files host_contract layering lean offload_paths packet_loop scenario_run sim_command sim_examples sizes speed stun_query udp udp_batch wire)
+	fastpath_nodes files host_contract layering lean offload_paths packet_loop scenario_run sim_command sim_embed sim_examples sizes speed stun_query udp udp_batch wire)
 # What a script starts in its background ignores SIGINT; the tests mean signals to do what they usually do.
 PYTEST := env --default-signal=INT,HUP,TERM $(PYTHON) -m pytest
 JOBS ?= 2
@@ -76,9 +76,9 @@ figures:
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
 # The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios
-# take some 20 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some 6 hours
-# on two free cores, reckoned likewise (CPU seconds a seed: 1-latency-by-size 180, 3-failures 240, 6-join-all 40,
-# 7-hostile 1,800, all others together 1,600); `--engine dask://...` spreads them.
+# take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some 7 hours
+# on two free cores, reckoned likewise (CPU seconds a seed: 1-latency-by-size 180, 3-churn 500, 3-failures 240,
+# 6-join-all 40, 7-hostile 1,800, all others together 1,600); `--engine dask://...` spreads them.
 sim: setup
 	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py tests/test_groups.py -n $(JOBS) -q
 	P2PVPN_LONG=1 $(PYTEST) tests/test_constructed.py -q

@@ -10,7 +10,7 @@ world = World(nodes=int(sys.argv[1]) if len(sys.argv) > 1 else 50, seed=7)
 took_s = world.settle()
 print(f"{len(world.nodes)} nodes form a whole ring after {took_s:.0f} simulated seconds")
 
-rows = world.measure(Lookups(count=500, rate_per_s=100), duration_s=5)
+rows = world.measure(Lookups(count=500, rate_per_s=100))
 right = [row for row in rows if row["ok"]]
 print(f"{len(right)} of {len(rows)} lookups were answered by the nearest node")
 print(f"hops: mean {statistics.mean(row['hops'] for row in right):.2f}, most {max(row['hops'] for row in right)}")

@@ -183,6 +183,11 @@ PRESETS: dict[str, Sessions] = {
     "planetlab-exponential": Sessions(_exponential_h(159.49), _exponential_h(49.61)),
     "planetlab-lognormal": Sessions(_lognormal_h(1.44, 2.86), _lognormal_h(0.40, 2.45)),
     "planetlab-gamma": Sessions(_gamma_h(0.20, 788.03), _gamma_h(0.21, 237.65)),
+    # Desktops at Microsoft 1999, name servers 2004.
+    "microsoft": Sessions(_weibull_h(0.55, 35.30), _weibull_h(0.60, 9.34)),
+    "microsoft-exponential": Sessions(_exponential_h(67.01), _exponential_h(16.49)),
+    "name-servers": Sessions(_weibull_h(0.51, 79.30), _weibull_h(0.63, 5.62)),
+    "name-servers-exponential": Sessions(_exponential_h(141.06), _exponential_h(8.61)),
     # OverSim's default: Weibull of shape 1, mean life and mean dead time 10,000 s.
     "oversim": Sessions(Weibull(1.0, 10_000.0), Weibull(1.0, 10_000.0)),
     # IPFS 2022: half of new peers stay at most 2 h, 80 % at most 8 h: a log-normal through both points (0.8416 is the

@@ -47,10 +47,10 @@ def run(
     plots: Annotated[bool, typer.Option(help="Draw the plots at the end.")] = True,
 ) -> None:
     """Run a scenario with every seed at every swept point. Prints each measure, and where the results are."""
-    from sims.executor import ExecutorError, executor_for
+    from sims.executor import ExecutorError, NoEngine, executor_for
     from sims.plots import draw_all
     from sims.results import Results
-    from sims.runner import find_scenario, read_file, run_plan, try_files
+    from sims.runner import find_modules, find_scenario, read_file, run_plan, try_files
     from sims.scenario.plan import Wanted, seeds_of
 
     if small and full:
@@ -63,7 +63,9 @@ def run(
         settings = dict(_setting(each) for each in setting or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
-    given = read_file(find_scenario(scenario), Wanted(small, wanted_seeds, settings, full))
+    path = find_scenario(scenario)
+    find_modules(path)
+    given = read_file(path, Wanted(small, wanted_seeds, settings, full))
     try_files(given.plan)
     if resume and out is None:
         raise typer.BadParameter("it needs --out DIR, the folder of the interrupted run", param_hint="--resume")
@@ -74,17 +76,19 @@ def run(
             result = run_plan(given, results, executor, settings, sys.argv, resume, bar.show)
     except KeyboardInterrupt:
         _fail(f"interrupted; {_how_to_go_on(folder)}", INTERRUPTED)
+    except NoEngine as error:
+        raise typer.BadParameter(str(error), param_hint="--engine") from None
     except ExecutorError as error:
         # Before anything began there is nothing to take up.
         _fail(f"{error}; {_how_to_go_on(folder)}" if results.begun else str(error), 1)
-    if plots and result["complete"]:
-        draw_all(given.plan, results, result)
     _tell(result)
     for failure in result["failures"]:
         print(f"seed {failure['seed']} failed: {failure['error']}\n  again: {failure['replay']}", file=sys.stderr)
     print(f"results: {folder}")
     if result["failures"]:
         raise typer.Exit(1)
+    if plots and result["complete"]:
+        draw_all(given.plan, results, result)
 
 
 @app.command(name="list")
@@ -109,13 +113,14 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of 
     """Draw the plots of earlier results again."""
     from sims.plots import draw_all
     from sims.results import Results
-    from sims.runner import finder
+    from sims.runner import find_modules, finder
     from sims.scenario.plan import Wanted, read_scenario
 
     results = Results(folder)
     description = results.description()
     # The data files are not needed any more: their rows are there.
     find = finder(folder)
+    find_modules(Path(description["scenario_file"]))
     plan = read_scenario(
         results.scenario_text(),
         str(folder / "scenario.toml"),

@@ -9,38 +9,46 @@ from __future__ import annotations
 import gzip
 import logging
 import multiprocessing
+import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from sims.checksums import code_sha256, file_sha256
 from sims.scenario.perform import perform
 from sims.scenario.plan import Scenario, Settings
 
 DASK = "dask://"
+WORKERS_WITHIN_S = 30.0
 
 
 class ExecutorError(Exception):
     """Runs can't be performed there; the text says why and what to do."""
 
 
+class NoEngine(ExecutorError):
+    """Nothing is called that."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """One run. `checksums`: SHA-256 of the data files, by path."""
+    """One run. `checksums`: SHA-256 of the data files, by path; `code`: that of the program, which must be the same
+    wherever the run is performed."""
 
     point: int
     seed: int
     settings: Settings
     scenario: Scenario
     checksums: Mapping[str, str]
+    code: str
 
     @property
     def key(self) -> str:
@@ -82,10 +90,12 @@ class Executor(Protocol):
 
 
 def run_task(task: Task) -> Done:
-    """Perform one task, in this process. Raises ExecutorError where a data file is another here."""
+    """Perform one task, in this process. Raises ExecutorError where a data file, or the program, is another here."""
+    if code_sha256() != task.code:
+        raise ExecutorError("a process that performs runs has other code of this program than who started them")
     for path, checksum in task.checksums.items():
         try:
-            found = sha256(Path(path).read_bytes()).hexdigest()
+            found = file_sha256(path)
         except OSError as error:
             raise ExecutorError(f"{path}: {error.strerror or error}") from None
         if found != checksum:
@@ -140,6 +150,15 @@ def _prepare_worker() -> None:
     terminal reaches every process, and is for the first one to answer."""
     logging.getLogger().addHandler(logging.NullHandler())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever started this process may be killed without a word; its pool then never ends, and waits for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class DaskCluster:
@@ -150,10 +169,20 @@ class DaskCluster:
             self._distributed: Any = import_module("distributed")
         except ImportError:
             raise ExecutorError("Dask is not installed here: pip install 'p2pvpn[cluster]'") from None
+        for name in ("distributed", "distributed.client"):  # what these would tell is told in our words, once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._address = address
         try:
             self._client: Any = self._distributed.Client(address, timeout="10s")
         except (OSError, ValueError) as error:
             raise ExecutorError(f"no Dask scheduler answers at {address}: {error}") from None
+        try:
+            self._client.wait_for_workers(1, timeout=WORKERS_WITHIN_S)
+        except (OSError, TimeoutError):
+            self._client.close()
+            raise ExecutorError(
+                f"the Dask scheduler at {address} has no workers, and none came within {WORKERS_WITHIN_S:g} s"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -168,10 +197,13 @@ class DaskCluster:
         futures = {self._client.submit(run_task, task, pure=False): task for task in tasks}
         try:
             for future in self._distributed.as_completed(futures):
+                if future.status == "cancelled":
+                    raise ExecutorError(f"the Dask scheduler at {self._address} is gone, or has dropped the runs")
                 error = future.exception()
                 yield futures[future], _outcome(future.result() if error is None else error)
         finally:
-            self._client.cancel(list(futures))
+            if self._client.status == "running":
+                self._client.cancel(list(futures))
 
 
 def _outcome(found: Done | BaseException) -> Done | Failed:
@@ -183,9 +215,10 @@ def _outcome(found: Done | BaseException) -> Done | Failed:
 
 
 def executor_for(engine: str, jobs: int) -> Executor:
-    """`local`, or `dask://HOST:PORT`. Raises ExecutorError."""
+    """`local`, or `dask://HOST:PORT`. Raises NoEngine, or another ExecutorError."""
     if engine == "local":
         return LocalProcesses(jobs)
-    if engine.startswith(DASK) and ":" in engine.removeprefix(DASK):
-        return DaskCluster("tcp://" + engine.removeprefix(DASK))
-    raise ExecutorError(f"'{engine}' is no engine: write local, or dask://HOST:PORT of a scheduler")
+    host, _, port = engine.removeprefix(DASK).rpartition(":")
+    if not engine.startswith(DASK) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise NoEngine(f"'{engine}' is no engine: write local, or dask://HOST:PORT of a scheduler")
+    return DaskCluster(f"tcp://{host}:{port}")

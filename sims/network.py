@@ -9,6 +9,7 @@ without notice, as on the real network. It never looks into datagrams and knows 
 | jitter | `jitter_s` | each by itself: evenly between 0 and that, so it reorders too |
 | loss, duplicates | `loss`, `duplicate` | each by itself, with that probability |
 | serialization and queueing | `limit` (`sims.link`) | those of hosts with a limited link, at their ends; drop-tail |
+| a line's own loss and jitter | `limit` (`sims.link`) | those of hosts with such a link, at their ends |
 | partitions | `partition`, `heal` | all between hosts of different groups |
 | cuts | `cut`, `mend`, `heal` | all from one host to another, or both ways |
 | broken links | `break_links` | all between a share of the pairs of places, whoever lives there; by hash, no table |
@@ -131,14 +132,12 @@ class Network:
     def limit(self, host: SimHost, link: AccessLink | None) -> None:
         """From now on `host` sends and receives through `link`; None: without limit. What is under way is not held
         up, and a host that moves keeps its link."""
-        for pipes, bits_per_s in (
-            (self._up, None if link is None else link.up_bits_per_s),
-            (self._down, None if link is None else link.down_bits_per_s),
-        ):
-            if link is None or bits_per_s is None:
+        up, down = (None, None) if link is None else link.pipes()
+        for pipes, pipe in ((self._up, up), (self._down, down)):
+            if pipe is None:
                 pipes.pop(host.index, None)
             else:
-                pipes[host.index] = Pipe(bits_per_s, link.queue_bytes)
+                pipes[host.index] = pipe
 
     def partition(self, groups: Iterable[Iterable[SimHost]]) -> None:
         """Only hosts of the same group reach each other. Hosts in no group, and new ones, form one more group."""
@@ -203,7 +202,12 @@ class Network:
             if through_s is None:
                 self.counters["queue_full_up"] += 1
                 return
+            if pipe.loss and engine.rng.random() < pipe.loss:
+                self.counters["lost"] += 1
+                return
             delay_s += through_s
+            if pipe.jitter_s:
+                delay_s += engine.rng.random() * pipe.jitter_s
         if not (self.loss or self.duplicate or self.jitter_s):
             engine.post(delay_s, arrive, origin, source, to, datagram, traffic_class)
             return
@@ -233,9 +237,14 @@ class Network:
         """A datagram is at the far end of `destination`'s link."""
         if self._down and (pipe := self._down.get(destination.index)) is not None:
             through_s = pipe.passes_in(len(datagram) + destination.header_bytes, self.engine.now)
+            rng = self.engine.rng
             if through_s is None:
                 self.counters["queue_full_down"] += 1
+            elif pipe.loss and rng.random() < pipe.loss:
+                self.counters["lost"] += 1
             else:
+                if pipe.jitter_s:
+                    through_s += rng.random() * pipe.jitter_s
                 self.engine.post(through_s, self._deliver, origin, destination, source, datagram, traffic_class)
             return
         self._deliver(origin, destination, source, datagram, traffic_class)

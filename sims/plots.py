@@ -52,7 +52,10 @@ def draw_all(plan: Plan, results: Results, result: Mapping[str, Any]) -> list[st
 
 
 def draw(plot: PlotOptions, series: Sequence[Series], note: str) -> dict[str, bytes]:
-    """One figure, by file ending, with a note in its corner. Raises ResultsError where matplotlib is missing."""
+    """One figure, by file ending, with a note in its corner. Raises ResultsError where matplotlib is missing, and for
+    texts where numbers are needed."""
+    if _texts(series) and (plot.log_x or plot.reference):
+        raise ResultsError(f"plot '{plot.name}': '{plot.x}' is a text in some rows; log_x and references need numbers")
     try:
         import matplotlib as mpl
     except ImportError:
@@ -130,12 +133,17 @@ def _told_by(reference: Reference) -> str:
     return f"{reference.label}\n({reference.source})"
 
 
+def _texts(series: Sequence[Series]) -> bool:
+    """Whether there are texts along the x axis."""
+    return any(isinstance(x, str) for line in series for x, _ in line.points)
+
+
 def _line(axes: Any, line: Series, color: str, marker: str, label: str | None) -> None:
     xs = [x for x, _ in line.points]
     means = [estimate.mean for _, estimate in line.points]
     known = any(estimate.low is not None for _, estimate in line.points)
     below = [estimate.mean - (estimate.mean if estimate.low is None else estimate.low) for _, estimate in line.points]
-    labels = any(isinstance(x, str) for x in xs)
+    labels = _texts([line])
     style = {"color": color, "marker": marker, "markersize": 4, "capsize": 3, "linewidth": 1.2}
     axes.errorbar([str(x) for x in xs] if labels else xs, means, yerr=below if known else None, label=label, **style)
 
@@ -164,7 +172,7 @@ def _furnish(axes: Any, plot: PlotOptions, series: Sequence[Series], note: str) 
     if plot.log_y:
         axes.set_yscale("log")
     if plot.kind == "cdf":
-        axes.set_ylim(0, 1)
+        axes.set_ylim(None if plot.log_y else 0, 1)
     axes.grid(alpha=0.3)
     if not series:
         axes.text(0.5, 0.5, "no such rows", transform=axes.transAxes, ha="center")

@@ -25,37 +25,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sims.checksums import ROOT, code_sha256, file_sha256
 from sims.executor import Done, Task
 from sims.scenario.measures import Estimate, Row
 from sims.scenario.plan import Plan
 from sims.scenario.schema import MeasureOptions
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE = ("dht", "shortcuts", "ipop", "sims")
 PACKAGES = ("cryptography", "msgpack", "numpy", "matplotlib", "distributed")
 # Of run.json, what must be the same for an interrupted run to be taken up.
 SAME = ("scenario_sha256", "settings", "small", "full", "points", "seeds", "code_sha256", "data_sha256", "python")
 # What is read again, and what it must be.
-DESCRIPTION: Mapping[str, type] = {"points": list, "seeds": list, "settings": dict, "small": bool, "full": bool}
+DESCRIPTION: Mapping[str, type] = {
+    "points": list,
+    "seeds": list,
+    "settings": dict,
+    "small": bool,
+    "full": bool,
+    "scenario_file": str,
+}
 FACTS: Mapping[str, type] = {"point": int, "seed": int, "trace_hash": str, "events": int}
 
 
 class ResultsError(Exception):
     """The folder can't be used; the text says why and what to do."""
-
-
-def file_sha256(path: str) -> str:
-    """Raises OSError."""
-    return sha256(Path(path).read_bytes()).hexdigest()
-
-
-def code_sha256() -> str:
-    """One checksum over every module of the program, whether committed or not."""
-    whole = sha256()
-    for package in CODE:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            whole.update(f"{path.relative_to(ROOT)}\0{file_sha256(str(path))}\n".encode())
-    return whole.hexdigest()
 
 
 def commit() -> tuple[str | None, bool]:
@@ -72,7 +64,7 @@ def commit() -> tuple[str | None, bool]:
     return head.stdout.strip(), bool(changes.stdout.strip())
 
 
-def described(plan: Plan, text: str, settings: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
+def described(plan: Plan, path: Path, text: str, settings: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
     """The content of run.json."""
     head, dirty = commit()
     versions: dict[str, str | None] = {}
@@ -84,6 +76,7 @@ def described(plan: Plan, text: str, settings: Mapping[str, Any], command: Seque
     return {
         "name": plan.name,
         "command": list(command),
+        "scenario_file": str(path.resolve()),
         "scenario_sha256": sha256(text.encode()).hexdigest(),
         "settings": dict(settings),
         "small": plan.small,
@@ -133,7 +126,7 @@ class Results:
         wanted = len(earlier["points"]) * len(earlier["seeds"])
         finished = len(list((self.folder / "rows").glob("*.json")))
         if not resume:
-            if (self.folder / "result.json").exists():
+            if finished >= wanted:
                 raise ResultsError(f"{self.folder} holds results already: choose another folder with --out")
             raise ResultsError(
                 f"{self.folder} holds an interrupted run, {finished} of {wanted} done: --resume takes it up, --out"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sims.checksums import code_sha256, file_sha256
 from sims.executor import Done, Executor, Failed, Task
-from sims.results import Results, described, file_sha256
+from sims.results import Results, described
 from sims.scenario.measures import shown
 from sims.scenario.plan import Plan, ScenarioError, Wanted, read_scenario
 from sims.toml_source import suggestion
@@ -45,10 +47,18 @@ def shipped_scenarios() -> list[Path]:
     return sorted(SCENARIOS.glob("*.toml"))
 
 
+def find_modules(path: Path) -> None:
+    """From now on, modules that the scenario names are found beside it and in the working directory, as if `python` had
+    been started there; by processes that we start as well."""
+    for place in (str(Path.cwd()), str(path.parent.resolve())):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+
+
 def read_file(path: Path, wanted: Wanted) -> Given:
     """Raises ScenarioError."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # editors on Windows put a mark at the beginning
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -59,15 +69,16 @@ def read_file(path: Path, wanted: Wanted) -> Given:
 def try_files(plan: Plan) -> None:
     """Read every data file that a plan names, once, as its runs will. Raises ScenarioError for one that they can't use,
     so that it is told once and at once."""
-    tried: list[object] = []
+    tried: list[tuple[object, int]] = []
     for _, scenario in plan.points:
         for part in scenario.parts():
-            trial: Callable[[], None] | None = getattr(part, "trial", None)
-            if trial is None or part in tried:
+            nodes = scenario.general.nodes
+            trial: Callable[[int], None] | None = getattr(part, "trial", None)
+            if trial is None or (part, nodes) in tried:
                 continue
-            tried.append(part)
+            tried.append((part, nodes))
             try:
-                trial()
+                trial(nodes)
             except (ValueError, OSError) as error:
                 raise ScenarioError(f"{plan.named_at[part.file]}: {error}") from None
 
@@ -79,7 +90,10 @@ def finder(beside: Path) -> Callable[[str], str | None]:
         places.append(Path(data))
 
     def find(name: str) -> str | None:
-        return next((str((place / name).resolve()) for place in places if (place / name).is_file()), None)
+        try:
+            return next((str((place / name).resolve()) for place in places if (place / name).is_file()), None)
+        except OSError:  # a name that is too long for this system, or a folder that nobody may look into
+            return None
 
     return find
 
@@ -89,7 +103,7 @@ def tasks_of(plan: Plan) -> list[Task]:
     something of each."""
     checksums = {path: file_sha256(path) for path in plan.files.values()}
     return [
-        Task(number, seed, settings, scenario, checksums)
+        Task(number, seed, settings, scenario, checksums, code_sha256())
         for seed in plan.seeds
         for number, (settings, scenario) in enumerate(plan.points)
     ]
@@ -118,7 +132,7 @@ def run_plan(
 ) -> dict[str, Any]:
     """Perform what is not finished yet, and write the results. Returns the content of result.json. Raises ResultsError
     and ExecutorError."""
-    results.begin(given.text, described(given.plan, given.text, settings, command), resume)
+    results.begin(given.text, described(given.plan, given.path, given.text, settings, command), resume)
     tasks = tasks_of(given.plan)
     left = [task for task in tasks if not results.finished(task)]
     finished = len(tasks) - len(left)

@@ -6,7 +6,7 @@ studies hostile members or a routing policy of their own may alter a node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dht.host import Endpoint, Host
@@ -16,6 +16,19 @@ from dht.storage import Storage
 from ipop.config import VpnConfig
 from ipop.node import VpnNode, build_node
 from ipop.tap import MemoryTap
+
+
+class WatchedTap(MemoryTap):
+    """A TAP in memory, of which the world sees every frame come out: `watchers` are told at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watchers: list[Callable[[bytes], None]] = []
+
+    def write(self, frame: bytes) -> None:
+        super().write(frame)
+        for told in self.watchers:
+            told(frame)
 
 
 class Stack(Protocol):
@@ -55,10 +68,10 @@ class VpnStack:
 
     def __init__(self) -> None:
         self.vpns: dict[int, VpnNode] = {}  # by node id
-        self.taps: dict[int, MemoryTap] = {}
+        self.taps: dict[int, WatchedTap] = {}
 
     def build(self, host: Host, identity: Identity, storage: Storage, config: NodeConfig) -> Node:
-        tap = MemoryTap()
+        tap = WatchedTap()
         vpn = build_node(host, tap, VpnConfig(identity, storage, aes=config.aes, underlay_mtu=config.underlay_mtu))
         self.vpns[vpn.ring.id], self.taps[vpn.ring.id] = vpn, tap
         return vpn.ring

@@ -21,6 +21,9 @@ _DOTTED = rf"{_WORD}(?:\s*\.\s*{_WORD})*"
 _HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]\s*(?:#.*)?$")
 _ENTRY_HEADER = re.compile(rf"\s*\[\[\s*({_DOTTED})\s*\]\]\s*(?:#.*)?$")
 _KEY = re.compile(rf"\s*({_DOTTED})\s*=(.*)$")
+_AT = re.compile(r" \(at line (\d+), column \d+\)$")  # as tomllib ends its errors
+MAX_SHOWN = 60  # characters of a line that is no TOML
+
 _STRING = re.compile(r"""("{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|#.*$)""")
 
 
@@ -38,7 +41,17 @@ class TomlSource:
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise self._error(f"{self.file}: {error}") from None
+            raise self._error(self._told(str(error))) from None
+        except RecursionError:
+            raise self._error(f"{self.file}: arrays or tables are too deep inside each other") from None
+
+    def _told(self, error: str) -> str:
+        """A parser's complaint, with the line in front and what stands there behind."""
+        lines = self.text.splitlines()
+        if (match := _AT.search(error)) is None or not 1 <= int(match[1]) <= len(lines):
+            return f"{self.file}: {error}"
+        number = int(match[1])
+        return f"{self.file}, line {number}: {error[: match.start()]}: {lines[number - 1].strip()[:MAX_SHOWN]}"
 
     def comes_from(self, where: Where, origin: str) -> None:
         """The value there is not the text's own: errors about it name `origin` instead of a line."""
@@ -48,6 +61,10 @@ class TomlSource:
         """Raises the source's error, with the place in front."""
         key = ".".join(str(word) for word in where)
         raise self._error(f"{self.place(where)}: {key}: {why}" if where else f"{self.place(where)}: {why}")
+
+    def refuse_at(self, origin: str, why: str) -> NoReturn:
+        """As `refuse`, of what is not in the text."""
+        raise self._error(f"{origin}: {why}")
 
     def place(self, where: Where) -> str:
         """The file and, as far as it can be told, the line, in words."""

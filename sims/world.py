@@ -53,7 +53,8 @@ SECRETS_A_NODE = 32  # about one a peer
 
 
 class World:
-    """Nodes on simulated hosts, each on an access link of its own like `link`. `identities` are used up in order."""
+    """Nodes on simulated hosts, each on an access link of its own like `link`, or like that of its number. `identities`
+    are used up in order."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class World:
         identities: Sequence[Identity],
         stack: Stack | None = None,
         config: NodeConfig | None = None,
-        link: AccessLink | None = None,
+        link: AccessLink | Sequence[AccessLink | None] | None = None,
     ) -> None:
         self.engine = engine
         self.network = network
@@ -114,7 +115,8 @@ class World:
             address, address6 = self.endpoint(number).address, self.endpoint6(number).address
             self.interfaces[number] = self.network.access.behind(PRESETS[behind], address, address6)
         host = self.network.host(self.interfaces.get(number) or self.endpoint(number))
-        self.network.limit(host, self._link)
+        link = self._link
+        self.network.limit(host, link if link is None or isinstance(link, AccessLink) else link[number])
         storage = self.storages.setdefault(identity.member.id, MemoryStorage())
         node = self.stack.build(host, identity, storage, config or self._config)
         self.hosts[node.id] = host

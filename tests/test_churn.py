@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import re
+from collections.abc import Callable
 from math import exp, log
 from pathlib import Path
 from random import Random
@@ -25,6 +28,8 @@ from sims.churn import (
     replay,
     sessions,
 )
+from sims.scenario.lives import DrawnLives
+from sims.scenario.plan import ScenarioError, read_scenario
 from tests.evaluation import evaluation_file
 
 DISTRIBUTIONS: list[Distribution] = [
@@ -68,6 +73,67 @@ def test_presets_say_what_was_published() -> None:
     stays_h = sorted(PRESETS["ipfs"].up.draw_s(rng) / HOUR_S for _ in range(20_000))
     assert stays_h[10_000] == pytest.approx(2.0, rel=0.05)
     assert stays_h[16_000] == pytest.approx(8.0, rel=0.06)
+
+
+def test_presets_are_the_fits_of_the_failure_trace_archive() -> None:
+    names = {"skype06": "skype", "overnet03": "overnet", "pl05": "planetlab"}
+    names |= {"microsoft99": "microsoft", "ldns04": "name-servers"}
+    made: dict[str, Callable[..., Distribution]] = {
+        "exponential_mean": lambda mean: Exponential(mean * HOUR_S),
+        "weibull_shape_scale": lambda shape, scale: Weibull(shape, scale * HOUR_S),
+        "lognormal_mu_sigma": lambda mu, sigma: LogNormal(exp(mu) * HOUR_S, sigma),
+        "gamma_shape_scale": lambda shape, scale: Gamma(shape, scale * HOUR_S),
+    }
+    with evaluation_file("params/fta_churn_fits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 16
+    for row in rows:
+        family = row["family"].split("_")[0]
+        preset = PRESETS[names[row["trace"]] + ("" if family == "weibull" else f"-{family}")]
+        for sort, found in (("avail", preset.up), ("unavail", preset.down)):
+            values = [float(row[key]) for key in (f"{sort}_p1", f"{sort}_p2") if row[key]]
+            assert found == made[row["family"]](*values), row
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("{ family = 'exponential', mean_s = 60 }", Exponential(60.0)),
+        ("{ family = 'weibull', shape = 0.5, scale_s = 60 }", Weibull(0.5, 60.0)),
+        ("{ family = 'lognormal', median_s = 60, sigma = 1.5 }", LogNormal(60.0, 1.5)),
+        ("{ family = 'gamma', shape = 0.5, scale_s = 60 }", Gamma(0.5, 60.0)),
+    ],
+)
+def test_a_scenario_names_any_distribution(table: str, expected: Distribution) -> None:
+    churn = churn_of(f"up = {table}\ndown = {{ family = 'exponential', mean_s = 20 }}\n")
+    assert churn.up.distribution == expected and churn.down.distribution == Exponential(20.0)
+    transitions = [Transition(*each) for each in churn.transitions(200, 2000.0, Random(1))]
+    assert transitions == list(sessions(Sessions(expected, Exponential(20.0)), 200, 2000.0, Random(1)))
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("{ family = 'weibul' }", "churn.up.family: 'weibul' is none of exponential, weibull, lognormal, gamma (did"),
+        ("{ family = 'weibull', shape = 0.5 }", "churn.up.scale_s: family 'weibull' needs it, and it is missing"),
+        (
+            "{ family = 'exponential', mean_s = 9, sigma = 1 }",
+            "churn.up.sigma: family 'exponential' has no such value; it has: mean_s",
+        ),
+        ("{ family = 'gamma', shape = 0, scale_s = 9 }", "churn.up.shape: 0 is less than 0.15"),
+        ("3", "churn.up: this must be a table"),
+    ],
+)
+def test_a_distribution_that_is_none_is_refused_by_line_and_key(table: str, told: str) -> None:
+    with pytest.raises(ScenarioError, match=r"my\.toml, line 4: " + re.escape(told)):
+        churn_of(f"up = {table}\ndown = {{ family = 'exponential', mean_s = 20 }}\n")
+
+
+def churn_of(text: str) -> DrawnLives:
+    text = "nodes = 3\n[churn]\nkind = 'sessions'\n" + text
+    churn = read_scenario(text, "my.toml", lambda name: None).points[0][1].churn
+    assert isinstance(churn, DrawnLives)
+    return churn
 
 
 def up_share(transitions: list[Transition], nodes: int, duration_s: float) -> float:

@@ -12,11 +12,14 @@ import pytest
 from dht.envelope import Mode
 from dht.ids import RING
 from dht.ring import NEAR
+from dht.suite import NOISE
+from sims.constructed import construct
 from sims.engine import Engine
-from sims.figures import members
 from sims.graph import BITS, Graph, look_up
+from sims.identities import members
 from sims.latency import Constant
 from sims.network import Network
+from sims.plain import PLAIN
 from sims.world import World
 
 
@@ -96,13 +99,16 @@ def test_hops_grow_by_less_than_half_a_hop_when_the_ring_doubles() -> None:
     assert all(0.25 < step < 0.5 for step in steps), f"{means}: Chord's are half a hop"
 
 
-def test_the_graph_and_the_product_agree_on_hops() -> None:
-    """The full stack, grown and settled, all edges alike: 100 nodes, one seed."""
-    nodes = 100
+@pytest.mark.parametrize(("nodes", "grown"), [(100, True), (1740, False)])
+def test_the_graph_and_the_product_agree_on_hops(nodes: int, grown: bool) -> None:
+    """The full stack, all edges alike, one seed: grown and settled, and as many as measured King hosts, constructed."""
     engine = Engine(1)
-    world = World(engine, Network(engine, Constant(50.0)), members(nodes, 1))
-    world.grow(nodes, gap_s=0.05)
-    engine.run_for(30)
+    world = World(engine, Network(engine, Constant(50.0)), members(nodes, 1, NOISE if grown else PLAIN))
+    if grown:
+        world.grow(nodes, gap_s=0.05)
+        engine.run_for(30)
+    else:
+        construct(world, nodes)
     by_id = {node.id: node for node in world.nodes}
     rng = Random(1)
     hops = []

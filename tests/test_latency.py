@@ -61,7 +61,7 @@ def test_hosts_beyond_the_matrix_share_its_rows_a_millisecond_apart() -> None:
         ("0 1\n1 0\n2 2\n", "3 rows of 2 columns"),
         ("0 1\n1\n", "line 2: 1 columns"),
         ("0 1\n1 x\n", "line 2: 'x' is not a number"),
-        ("0 1\n\n1 nan\n", "line 3: 'nan' is not a finite number"),
+        ("0 1\n\n1 nan\n", "line 3: a round-trip time is missing"),
         ("0 inf\n1 0\n", "line 1: 'inf' is not a finite"),
         ("0 1\n-1 0\n", "line 2: a round-trip time is negative"),
         (b"\xff\xfe\x00", "not a text file"),
@@ -172,7 +172,7 @@ def test_a_pair_that_was_not_measured_is_refused_or_filled_by_rule(tmp_path: Pat
     # The row of 1 has round trips of 20 twice, that of 3 has 60 and 80: their medians are 20 and 70.
     assert filled.one_way_s(0, 2) == filled.one_way_s(2, 0) == pytest.approx((20 + 70) / 2 / 2000)
     seattle = written(tmp_path, "0 0.1 nan\n0.1 0 -1\n0.3 -1 0\n")
-    with pytest.raises(ValueError, match="line 1: 'nan' is not a finite"):
+    with pytest.raises(ValueError, match=r"line 1: .* missing; ask for filling \(missing = 'fill'\)"):
         Matrix.load(seattle, unit_ms=1000)
     matrix = Matrix.load(seattle, unit_ms=1000, missing=Missing.FILL)
     assert matrix.one_way_s(0, 2) == matrix.one_way_s(2, 0) == 0.15, "the opposite direction's value"
@@ -208,6 +208,10 @@ def test_a_file_is_known_by_its_beginning(tmp_path: Path) -> None:
     assert load(written(tmp_path, KING), missing=Missing.FILL).one_way_s(1, 2) == 0.030
     assert load(written(tmp_path, "1,2 7\nnode 2\n")).one_way_s(0, 1) == 0.007
     assert load(written(tmp_path, gzip.compress(b"\n0 10\n10 0\n"))).one_way_s(0, 1) == 0.005
+    with_commas = load(written(tmp_path, "# a, b, c\n0, 10,\n10,0,4\n30,4,0\n"), missing=Missing.FILL)
+    assert (with_commas.one_way_s(0, 1), with_commas.one_way_s(0, 2)) == (0.005, 0.015)
+    with pytest.raises(ValueError, match="line 1: a round-trip time is missing"):
+        load(written(tmp_path, "0, 10,\n10,0,4\n30,4,0\n"))
     with pytest.raises(ValueError, match="'hello' is not a number"):
         load(written(tmp_path, "hello\n"))
 

@@ -47,6 +47,7 @@ SHELLS = {
     "ipop.stun_query",
     "ipop.surroundings",
     "ipop.tap_offload",
+    "sims.checksums",
     "sims.cli",
     "sims.coordinates",
     "sims.embed",

@@ -37,6 +37,34 @@ class Scene:
         self.engine.run_for(5.0)
 
 
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_line_loses_and_delays_its_own_hosts_datagrams_alone(direction: str) -> None:
+    scene = Scene()
+    mine, other = (scene.sender, scene.receiver) if direction == "up" else (scene.receiver, scene.sender)
+    scene.network.limit(mine, AccessLink(loss=0.25, jitter_s=0.01))
+    scene.burst(2000)
+    assert scene.network.counters["lost"] == pytest.approx(500, abs=80) == 2000 - len(scene.came_ms)
+    assert 0.0 <= min(scene.came_ms) < 0.2 and 9.8 < max(scene.came_ms) < 10.0
+    assert sum(scene.came_ms) / len(scene.came_ms) == pytest.approx(5.0, abs=0.4)
+    scene.network.limit(mine, None)
+    scene.network.limit(other, AccessLink(loss=1.0))
+    scene.came_ms.clear()
+    scene.burst(5)
+    assert not scene.came_ms
+
+
+@pytest.mark.parametrize("wrong", [{"loss": 1.5}, {"loss": -0.1}, {"jitter_s": -1.0}, {"jitter_s": float("inf")}])
+def test_what_no_line_is_like_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="a link"):
+        AccessLink(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_line_that_does_nothing_is_none() -> None:
+    assert AccessLink().pipes() == (None, None)
+    up, down = AccessLink(up_bits_per_s=8.0).pipes()
+    assert up is not None and down is None
+
+
 def test_without_a_link_a_burst_arrives_at_once() -> None:
     scene = Scene()
     scene.burst(5)

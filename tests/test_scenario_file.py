@@ -40,6 +40,20 @@ def test_the_least_scenario_has_defaults_for_everything_else() -> None:
     assert scenario.churn is None and scenario.attack is None and scenario.routing is None
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a/b/my.toml", "my"),
+        ("My Exp.v2.toml", "my-exp-v2"),
+        ("größe.toml", "gr-e"),
+        ("__.toml", "scenario"),
+        ("x" * 99, "x" * 61),
+    ],
+)
+def test_results_are_called_after_the_file(file: str, name: str) -> None:
+    assert read_scenario(BASE, file, lambda name: None).name == name
+
+
 def test_every_part_is_read_into_its_options() -> None:
     plan = read(
         """
@@ -217,6 +231,105 @@ def test_a_mistake_is_one_line_that_names_line_and_key(text: str, told: str) -> 
     assert told in error_of(text)
 
 
+LATE = "nodes = 5\nduration_s = 2\ndrain_s = 1\n"
+MORE_MISTAKES = [
+    (BASE + f"duration_s = {'9' * 400}\n", "my.toml, line 2: duration_s: 99999999999999999999 is not a finite number"),
+    (BASE + "duration_s = 1e300\n", "my.toml, line 2: duration_s: 1e+300 is more than 315,576,000"),
+    (BASE + "[network]\njitter_ms = 1e9\n", "my.toml, line 3: network.jitter_ms: 1,000,000,000 is more than 600,000"),
+    (
+        BASE + "[[network.access]]\nshare = 0.6\n[[network.access]]\nshare = 0.6\n",
+        "my.toml, line 2: network.access: the shares add up to 1.2, more than 1",
+    ),
+    (BASE + "[[network.access]]\nshare = 1\n[[network.access]]\n", "my.toml, line 4: network.access.1.share: this is"),
+    (BASE + "[[network.access]]\nshare = 1\nlos = 1\n", "my.toml, line 4: network.access.0.los: no such key (did you"),
+    (
+        BASE + "[[network.access]]\nname = 'dsl'\nshare = 1\n[sweep]\nnetwork.access.dls.loss = [0.1]\n",
+        "my.toml, line 6: network.access.dls.loss: there is no access 'dls' (did you mean 'dsl'?)",
+    ),
+    (
+        BASE + "[[workload]]\nkind = 'pings'\n[[plot]]\nname = 'p'\nrows = 'ping'\nx = 'path'\ny = 'ok'\n"
+        "log_x = true\n",
+        "my.toml, line 7: plot.0.x: 'path' is a text: a logarithmic axis and published figures need numbers",
+    ),
+    (
+        BASE + "[[workload]]\nkind = 'pings'\n[sweep]\narrival.kind = ['poisson', 'together']\n[[plot]]\nname = 'p'\n"
+        "rows = 'ping'\nx = 'arrival.kind'\ny = 'ok'\nlog_x = true\n",
+        "my.toml, line 9: plot.0.x: 'arrival.kind' is a text: a logarithmic axis",
+    ),
+    (BASE + "[small]\nnods = 1\n", "my.toml, line 3: nods: no such key (did you mean 'nodes'?)"),
+    (BASE + "[full]\nnodes = -1\n", "my.toml, line 3: nodes: -1 is less than 1"),
+    (BASE + "[full]\nsweep.'network.los' = [1]\n", "my.toml, line 3: network.los: no such key"),
+    (BASE + "[small]\nsweep = 3\n", "my.toml, line 3: sweep: this can't be set: write sweep.KEY=[value, ...]"),
+    (BASE + "[sweep]\nseeds = [1, 2]\n", "my.toml, line 3: sweep.seeds: 'seeds' is the same for all points"),
+    (BASE + "[sweep]\n'measure.m' = [1]\n", "my.toml, line 3: sweep.measure.m: 'measure.m' is the same for all"),
+    (BASE + "[sweep]\nname = ['a', 'b']\n", "my.toml, line 3: sweep.name: 'name' is the same for all points"),
+    (BASE + "[sweep]\nnodes = [3, 4, 3]\n", "my.toml, line 3: sweep.nodes: 3 is there twice"),
+    (BASE + "[sweep]\n'network..loss' = [1]\n", "my.toml, line 3: network.: no such key"),
+    (BASE + "[sweep]\nattack.fraction = [0.1]\n", "my.toml, line 3: attack.kind: this is missing"),
+    (BASE + "[attack]\nkind = 'drop'\n", "my.toml, line 2: attack.fraction: this is missing: which share of the"),
+    (BASE + "[stack]\nrouting = 'os:sep'\n", "my.toml, line 3: stack.routing: 'os:sep' is no function that gives"),
+    (BASE + "[stack]\nrouting = '.x:y'\n", "my.toml, line 3: stack.routing: '.x:y' can't be imported: write 'pack"),
+    (
+        LATE + "[[workload]]\nkind = 'lookups'\nat_s = 3\n",
+        "my.toml, line 6: workload.0.at_s: measuring is over by then: `duration_s` is 2",
+    ),
+    (
+        LATE + "[[workload]]\nkind = 'lookups'\ncount = 1000\nrate_per_s = 100\n",
+        "my.toml, line 4: workload.0: it would not be over before 9.99 s, but the run is: `duration_s` is 2",
+    ),
+    (LATE + "[[fault]]\nkind = 'crash'\nat_s = 3\n", "my.toml, line 6: fault.0.at_s: measuring is over by then"),
+    (LATE + "[[probe]]\nkind = 'ring'\nevery_s = 3\n", "my.toml, line 6: probe.0.every_s: nothing would be observed"),
+    (BASE + "[[probe]]\nkind = 'replicas'\nof = 'r'\n", "my.toml, line 4: probe.0.of: no workload of kind 'records'"),
+    (
+        BASE + "[[probe]]\nkind = 'counters'\n[[measure]]\nname = 'm'\nrows = 'counter'\nvalue = 'name'\n",
+        "my.toml, line 7: measure.0.value: 'name' of rows of kind 'counter' is a text, which can be counted only",
+    ),
+    (
+        BASE + "[arrival]\nkind = 'well-known'\nstart = 3\n[churn]\nkind = 'exponential'\n",
+        "my.toml, line 4: arrival.start: how many are up at first, the churn says",
+    ),
+    (
+        BASE + "[arrival]\nkind = 'constructed'\n[churn]\nkind = 'fitted'\npreset = 'skype'\n",
+        "my.toml, line 5: churn.kind: a constructed ring can't be had with this",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), MORE_MISTAKES, ids=[told[:60] for _, told in MORE_MISTAKES])
+def test_what_would_come_to_nothing_is_told_before_anything_runs(text: str, told: str) -> None:
+    assert told in error_of(text)
+
+
+def test_files_that_another_size_names_are_not_needed_now() -> None:
+    text = BASE + "[network.latency]\nkind = 'constant'\n[full]\nnetwork.latency.kind = 'file'\n"
+    text += "network.latency.file = 'gone.txt'\n"
+    with pytest.raises(ScenarioError, match="there is no file 'gone.txt'"):
+        read(text, Wanted(full=True))
+    assert not read(text).files
+
+
+def test_a_module_of_ones_own_that_does_not_import_is_told_by_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_raises.py").write_text("\nraise RuntimeError('one\\ntwo')\n")
+    (tmp_path / "own_garbled.py").write_text("class X(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = BASE + "[[workload]]\nkind = '{}:X'\n"
+    told = error_of(text.format("own_raises"))
+    assert told.startswith(
+        "my.toml, line 3: workload.0.kind: 'own_raises:X' can't be imported: RuntimeError: one two ("
+    )
+    assert told.endswith("own_raises.py, line 2)")
+    assert "can't be imported: invalid syntax (own_garbled.py, line 1)" in error_of(text.format("own_garbled"))
+
+
+def test_a_mark_at_the_beginning_and_names_too_long_for_a_file_are_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbfnodes = 5\r\n")
+    assert read_file(path, AS_IT_IS).plan.points[0][1].general.nodes == 5
+    assert finder(tmp_path)("x" * 5000) is None and finder(tmp_path)("a\0b") is None
+
+
 def test_a_mistake_on_the_command_line_is_found_there() -> None:
     assert error_of(BASE, Wanted(settings={"nodes": -3})) == "--set nodes: nodes: -3 is less than 1"
     assert "no such key" in error_of(BASE, Wanted(settings={"network.los": 1}))
@@ -239,6 +352,7 @@ def test_the_published_size_is_a_table_of_its_own() -> None:
     full = read(text, Wanted(full=True))
     assert (full.points[0][1].general.nodes, full.full, read(text).points[0][1].general.nodes) == (900, True, 5)
     assert error_of(BASE, Wanted(full=True)) == "my.toml: there is no table [full]: run it without --full"
+    assert error_of(BASE, Wanted(small=True)) == "my.toml: there is no table [small]: run it without --small"
 
 
 def test_the_command_line_replaces_a_sweep_by_another() -> None:

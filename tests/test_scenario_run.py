@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
 
+from sims.errors import NeverHappened
+from sims.link import AccessLink
 from sims.scenario.perform import Performed, perform
-from sims.scenario.plan import read_scenario
+from sims.scenario.plan import ScenarioError, read_scenario
+from sims.scenario.population import access_links
 
 BUSY = """
 nodes = 6
@@ -91,6 +95,45 @@ rate_per_s = 2
     assert slowest_ms("down_kbit_per_s = 64") > free + 12
 
 
+def test_shares_of_the_nodes_have_lines_of_their_own() -> None:
+    text = """
+nodes = 8
+duration_s = 5
+drain_s = 4
+[network]
+up_kbit_per_s = 8_000
+[[network.access]]
+name = "dsl"
+share = 0.5
+up_kbit_per_s = 512
+down_kbit_per_s = 4_000
+[[network.access]]
+name = "radio"
+share = 0.25
+loss = 0.2
+jitter_ms = 20
+[[workload]]
+kind = "lookups"
+count = 10
+rate_per_s = 2
+[[probe]]
+kind = "counters"
+[sweep]
+"network.access.radio.loss" = [0.0, 0.2]
+"""
+    points = read_scenario(text, "test.toml", lambda name: None).points
+    network = points[1][1].network
+    links = access_links(network, 8, Random(1))
+    dsl = AccessLink(512_000.0, 4_000_000.0)
+    radio = AccessLink(None, None, loss=0.2, jitter_s=0.02)
+    assert Counter(links) == {dsl: 4, radio: 2, AccessLink(8_000_000.0): 2}
+    assert access_links(network, 8, Random(2)) != links
+    lossless, lossy = (perform(scenario, 1) for _, scenario in points)
+    lost = [sum(row["total"] for row in rows(each, "network") if row["name"] == "lost") for each in (lossless, lossy)]
+    assert lost[0] == 0 < lost[1]
+    assert all(row["ok"] for row in rows(lossless, "lookup"))
+
+
 def test_watching_changes_nothing() -> None:
     watched = BUSY + "".join(
         f"[[probe]]\nkind = '{kind}'\nevery_s = {every_s}\n"
@@ -134,8 +177,43 @@ def test_whole_vpn_nodes_pass_packets_behind_boxes() -> None:
 
 
 def test_packets_of_a_ring_without_taps_are_refused() -> None:
-    with pytest.raises(ValueError, match="'packets' needs whole VPN nodes"):
-        run("nodes = 2\nduration_s = 1\n[[workload]]\nkind = 'packets'\n")
+    with pytest.raises(ScenarioError, match=r"line 4: workload\.0\.kind: this needs whole VPN nodes"):
+        run("nodes = 2\nduration_s = 60\n[[workload]]\nkind = 'packets'\n")
+
+
+@pytest.mark.parametrize("kind", ["one-by-one", "together", "poisson", "well-known"])
+def test_who_is_away_at_first_by_the_churn_is_not_started_by_the_arrival(kind: str) -> None:
+    performed = run(
+        f"nodes = 12\nduration_s = 1\ndrain_s = 0\n[arrival]\nkind = '{kind}'\nwhole_within_s = 0\nsettle_s = 0\n"
+        "[churn]\nkind = 'fitted'\npreset = 'overnet-exponential'\n[[probe]]\nkind = 'ring'\nevery_s = 1\n"
+    )
+    (row, *_) = rows(performed, "ring")
+    # Overnet's are up for a sixth of the time.
+    assert row["nodes"] < 9
+
+
+def test_an_arrival_begins_with_somebody_whom_others_can_reach() -> None:
+    text = (
+        "nodes = 6\nduration_s = 1\ndrain_s = 0\n[nat]\nport = 0.8\n"
+        "[churn]\nkind = 'fitted'\npreset = 'planetlab-exponential'\n[[probe]]\nkind = 'ring'\n"
+    )
+    ran = []
+    for seed in range(1, 9):
+        try:
+            (row,) = rows(run(text, seed), "ring")
+        except ValueError as error:
+            assert "none can be reached from outside" in str(error)
+        else:
+            assert row["whole"], f"seed {seed}"
+            ran.append(seed)
+    assert len(ran) >= 4
+
+
+def test_a_ring_that_takes_too_long_says_what_to_change() -> None:
+    with pytest.raises(
+        NeverHappened, match=r"seed 1: 2 s after the last start 6 of 6 near lists .* whole_within_s = 0"
+    ):
+        run("nodes = 3\n[network]\nloss = 1.0\n[arrival]\nkind = 'one-by-one'\nwhole_within_s = 2\n")
 
 
 def test_unanswered_lookups_are_counted_as_failed() -> None:

@@ -82,5 +82,9 @@ def test_a_value_from_elsewhere_is_refused_there() -> None:
 
 
 def test_what_is_no_toml_is_refused_with_its_line() -> None:
-    with pytest.raises(Refused, match=r"x\.toml: .*line 2"):
+    with pytest.raises(Refused, match=r"^x\.toml, line 2: Invalid value: b = = 2$"):
         TomlSource("a = 1\nb = = 2\n", "x.toml", Refused).document()
+    with pytest.raises(Refused, match=r"^x\.toml: .*end of document"):
+        TomlSource('a = "', "x.toml", Refused).document()
+    with pytest.raises(Refused, match=r"^x\.toml: .* too deep"):
+        TomlSource(f"a = {'[' * 5000}{']' * 5000}", "x.toml", Refused).document()

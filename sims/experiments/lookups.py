@@ -20,9 +20,10 @@ from dht.node import GetResult, Node, PutResult
 from dht.requests import TIMEOUTS_S
 from sims.attack import HostileRouter
 from sims.scenario.options import option
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
 from sims.world import World
 
+MAX_QUESTIONS = 1_000_000  # of one workload: all are scheduled when it starts
 RECORD_LIFETIME_S = 3 * 3600.0
 _AROUND = "envelope_sent_around"
 _REPEATED_AFTER_S = tuple(accumulate(TIMEOUTS_S))
@@ -54,8 +55,14 @@ class Finds:
 
     ROWS: ClassVar[Rows] = {"find": ("outcome", "ok", "hops", "took_ms", "direct_ms", "timeouts"), "finds": ("around",)}
 
-    count: int = option(1000, "questions in all", at_least=1)
+    TEXTS: ClassVar[Texts] = (("find", "outcome"),)
+
+    count: int = option(1000, "questions in all", at_least=1, at_most=MAX_QUESTIONS)
     rate_per_s: float = option(100.0, "questions a second", above=0.0)
+
+    @property
+    def asks_for_s(self) -> float:
+        return (self.count - 1) / self.rate_per_s
 
     def start(self, run: Run) -> None:
         before = {node.id: node.counters[_AROUND] for node in run.world.nodes}
@@ -114,12 +121,16 @@ class Records:
 
     ROWS: ClassVar[Rows] = {"put": ("stored", "ok"), "get": ("found", "robust", "took_ms", "points")}
 
-    records: int = option(100, "records in all; at most one name each", at_least=1)
-    reads: int = option(1000, "readings in all", at_least=1)
+    records: int = option(100, "records in all; at most one name each", at_least=1, at_most=MAX_QUESTIONS)
+    reads: int = option(1000, "readings in all", at_least=1, at_most=MAX_QUESTIONS)
     rate_per_s: float = option(50.0, "readings a second", above=0.0)
     read_after_s: float = option(20.0, "when reading begins", at_least=0.0)
     robust: bool = option(False, "points that show nothing are asked again through deputies")
     first: bool = option(False, "a reading is over with the first valid record")
+
+    @property
+    def asks_for_s(self) -> float:
+        return self.read_after_s + (self.reads - 1) / self.rate_per_s
 
     def start(self, run: Run) -> None:
         owners: list[Node] = []

@@ -17,7 +17,7 @@ from typing import ClassVar
 from sims.coordinates import JOIN_SAMPLES, JOINERS, ROUNDS, Space
 from sims.proxies import SYMMETRIC, proxied
 from sims.scenario.options import option, share
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
 
 MAX_NODES = 2000  # every pair is looked at
 
@@ -60,6 +60,7 @@ class Proxies:
     """Pairs of nodes behind symmetric NATs, in a ring of as many nodes: what each way between them takes."""
 
     ROWS: ClassVar[Rows] = {"proxy": ("way", "rtt_ms")}
+    TEXTS: ClassVar[Texts] = (("proxy", "way"),)
 
     nodes: int | None = option(None, "how many; none: as many as the scenario has", at_least=20, at_most=MAX_NODES)
     pairs: int = option(1000, "how many", at_least=1)

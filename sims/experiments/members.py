@@ -15,6 +15,8 @@ from sims.constructed import construct
 from sims.errors import NeverHappened
 from sims.experiments.lookups import honest
 from sims.latency import Latency, Missing, Synthetic, load
+from sims.scenario.arrivals import MAX_WAIT_S
+from sims.scenario.lives import ExponentialLives
 from sims.scenario.options import DataFile, option, share
 from sims.scenario.parts import Run
 from sims.toml_source import Where
@@ -22,6 +24,7 @@ from sims.toml_source import Where
 if TYPE_CHECKING:
     from sims.scenario.plan import Scenario
 
+MAX_SPEED = 1e6  # of churn: a day in a tenth of a second
 HOSTILE = tuple(attack.value for attack in Attack)
 
 
@@ -30,20 +33,22 @@ class WellKnown:
     """One after another, each told of many earlier nodes: where links are broken, one of them can surely be reached. A
     ring that is not whole in time is measured as it is."""
 
-    gap_s: float = option(0.2, "between two starts", at_least=0.0)
+    gap_s: float = option(0.2, "between two starts", at_least=0.0, at_most=MAX_WAIT_S)
     known: int = option(8, "earlier nodes that each is told of", at_least=1)
     start: int | None = option(None, "how many start; the rest is left to workloads and faults", at_least=1)
-    whole_within_s: float = option(600.0, "how long a whole ring is waited for", at_least=0.0)
-    settle_s: float = option(30.0, "how long to wait after that", at_least=0.0)
+    whole_within_s: float = option(600.0, "how long a whole ring is waited for", at_least=0.0, at_most=MAX_WAIT_S)
+    settle_s: float = option(30.0, "how long to wait after that", at_least=0.0, at_most=MAX_WAIT_S)
 
-    def unfit(self, scenario: Scenario) -> tuple[Where, str] | None:
+    def unfit(self, scenario: Scenario) -> tuple[Where | str, str] | None:
         """What is wrong with it for a scenario, and its key."""
+        if self.start is not None and scenario.churn is not None:
+            return "start", "how many are up at first, the churn says: leave one of the two out"
         return _too_many(self.start, scenario)
 
     def arrive(self, run: Run) -> None:
-        engine = run.world.engine
-        for number in range(self.start or run.nodes):
-            run.population.start(number, run.rng.sample(range(number), min(self.known, number)))
+        engine, first = run.world.engine, run.population.first
+        for place, number in enumerate(first[: self.start]):
+            run.population.start(number, run.rng.sample(first[:place], min(self.known, place)))
             engine.run_for(self.gap_s)
         with suppress(NeverHappened):
             engine.run_until(run.world.whole, limit_s=self.whole_within_s, check_every_s=1.0)
@@ -63,7 +68,10 @@ class Constructed:
 
     start: int | None = option(None, "how many are there; the rest is left to workloads and faults", at_least=2)
     settle_s: float = option(
-        60.0, "how long the ring is left alone first; descriptors are published then", at_least=0.0
+        60.0,
+        "how long the ring is left alone first; descriptors are published then",
+        at_least=0.0,
+        at_most=MAX_WAIT_S,
     )
 
     def unfit(self, scenario: Scenario) -> tuple[Where, str] | None:
@@ -75,6 +83,8 @@ class Constructed:
             (any(preset != "public" for preset, _ in scenario.nat), ("nat",)),
             (scenario.network.broken_links > 0, ("network", "broken_links")),
             (scenario.general.nodes < 2, ("nodes",)),
+            (scenario.churn is not None and self.start is not None, ("arrival", "start")),
+            (scenario.churn is not None and not isinstance(scenario.churn, ExponentialLives), ("churn", "kind")),
         ):
             if asked:
                 return where, "a constructed ring can't be had with this: choose another [arrival], such as one-by-one"
@@ -92,7 +102,7 @@ class FittedChurn:
     """Sessions from a fitted distribution (`sims.churn.PRESETS`), the world beginning in the middle of its life."""
 
     preset: str = option(meaning="whose sessions", choices=tuple(PRESETS))
-    speed: float = option(1.0, "how many times shorter every session and absence is", above=0.0)
+    speed: float = option(1.0, "how many times shorter every session and absence is", above=0.0, at_most=MAX_SPEED)
 
     def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
         return sessions(PRESETS[self.preset].scaled(1.0 / self.speed), nodes, duration_s, rng)
@@ -108,9 +118,10 @@ class TracedChurn:
     def transitions(self, nodes: int, duration_s: float, rng: Rng) -> Iterator[tuple[float, int, bool]]:
         return replay(load_trace(self.file), nodes, duration_s, rng, skip_s=self.skip_s)
 
-    def trial(self) -> None:
-        """Raises ValueError for a file that is no trace."""
-        load_trace(self.file)
+    def trial(self, nodes: int) -> None:
+        """Raises ValueError for a file that is no trace, or has fewer lives than there are nodes."""
+        if (lives := len(load_trace(self.file))) < nodes:
+            raise ValueError(f"{self.file} has {lives} lives, fewer than {nodes} nodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +182,7 @@ class FileLink:
         found = load(self.file, self.unit_ms, Missing(self.missing))
         return Shuffled(found, nodes, rng) if self.shuffled else found
 
-    def trial(self) -> None:
+    def trial(self, nodes: int) -> None:
         """Raises ValueError for a file of no known format."""
         load(self.file, self.unit_ms, Missing(self.missing))
 

@@ -19,7 +19,7 @@ from dht.node import Node
 from dht.path import Tunnel
 from sims.experiments.lookups import direct_ms, honest
 from sims.scenario.options import option
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
 from sims.world import World
 
 MAX_ALL_PAIRS = 40_000  # more are sampled
@@ -67,6 +67,7 @@ class Walks:
     """Pairs of honest members without an edge between them, as where a packet's first hops matter."""
 
     ROWS: ClassVar[Rows] = {"way": ("way", "rtt_ms", "hops")}
+    TEXTS: ClassVar[Texts] = (("way", "way"),)
 
     pairs: int = option(1000, "drawn at every observation", at_least=1)
 

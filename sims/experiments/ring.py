@@ -15,16 +15,21 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 from dht.ids import key_of
 from dht.node import Node
 from dht.records import replica_points
 from dht.ring import NEAR
-from sims.experiments.lookups import nearest
+from sims.experiments.lookups import Records, nearest
 from sims.scenario.options import option
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
+from sims.scenario.probes import LEAST_LOOK_S
+from sims.toml_source import suggestion
+
+if TYPE_CHECKING:
+    from sims.scenario.plan import Scenario
 
 
 def consistency(members: Sequence[Node]) -> float:
@@ -115,7 +120,7 @@ class Joins:
 
     ROWS: ClassVar[Rows] = {"joined": ("took_s", "described_s"), "whole": ("after_s", "nodes")}
 
-    look_every_s: float = option(0.05, "how finely times are told", above=0.0)
+    look_every_s: float = option(0.05, "how finely times are told", at_least=LEAST_LOOK_S)
     give_up_after_s: float = option(
         600.0, "a node that isn't described by then, or by the end, is noted without", above=0.0
     )
@@ -165,9 +170,19 @@ class Replicas:
     """Who holds the records of a workload of kind `records`, by that workload's name."""
 
     ROWS: ClassVar[Rows] = {"record": ("name", "holders", "points")}
+    TEXTS: ClassVar[Texts] = (("record", "name"),)
 
     of: str = option(meaning="the name of the workload whose records are counted")
     records: int = option(100, "how many it published", at_least=1)
+
+    def unfit(self, scenario: Scenario) -> tuple[str, str] | None:
+        """Whether there is such a workload, and publishes so many."""
+        published = {each.name: each.part.records for each in scenario.workloads if isinstance(each.part, Records)}
+        if self.of not in published:
+            return "of", f"no workload of kind 'records' is called '{self.of}'{suggestion(self.of, list(published))}"
+        if self.records > published[self.of]:
+            return "records", f"'{self.of}' publishes {published[self.of]}"
+        return None
 
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:
@@ -193,7 +208,7 @@ class Newcomers:
     ROWS: ClassVar[Rows] = {"newcomer": ("took_s", "described_s")}
 
     every_s: float = option(2.0, "between two starts", above=0.0)
-    look_every_s: float = option(0.02, "how finely times are told", above=0.0)
+    look_every_s: float = option(0.02, "how finely times are told", at_least=LEAST_LOOK_S)
     give_up_after_s: float = option(120.0, "who is not in the ring by then failed", above=0.0)
 
     def start(self, run: Run) -> None:

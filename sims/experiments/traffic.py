@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from dht.envelope import HEADER_BYTES, Content, Inner
 from dht.messages import Message
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
 
 LOOK_EVERY_S = 0.05  # for nodes that have just started; what they send before is not counted
 
@@ -89,6 +89,7 @@ class Messages:
     """Messages by type, counted where they are sealed: on the way out of `dht.sessions.Sessions.send`."""
 
     ROWS: ClassVar[Rows] = {"message-type": ("type", "per_s", "count")}
+    TEXTS: ClassVar[Texts] = (("message-type", "type"),)
 
     def watch(self, run: Run) -> Callable[[], None]:
         sent: Counter[str] = Counter()

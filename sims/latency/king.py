@@ -75,7 +75,9 @@ def _square(
         for b in range(a):
             one, other = rtt_ms[a][b], rtt_ms[b][a]
             if isnan(one) and isnan(other) and missing is Missing.REFUSE:
-                raise ValueError(f"{path}: no delay for the pair {b + 1},{a + 1}; ask for filling, or give one")
+                raise ValueError(
+                    f"{path}: no delay for the pair {b + 1},{a + 1}; ask for filling (missing = 'fill'), or give one"
+                )
             rtt_ms[a][b] = other if isnan(one) else one
             rtt_ms[b][a] = one if isnan(other) else other
     return rtt_ms

@@ -62,13 +62,15 @@ class Matrix:
 
     @classmethod
     def load(cls, path: str, unit_ms: float = 1.0, missing: Missing = Missing.REFUSE) -> Matrix:
-        """Reads a square matrix of RTTs, one row a line, between blanks; gzipped or not. `unit_ms`: what one of its
-        numbers is, 1000 where they are seconds. A pair without value is -1 or nan. Raises ValueError."""
+        """Reads a square matrix of RTTs, one row a line, between blanks or commas; gzipped or not. `unit_ms`: what one
+        of its numbers is, 1000 where they are seconds. A pair without value is -1 or nan, or nothing between commas;
+        lines that begin with # say nothing. Raises ValueError."""
         rows: list[list[float]] = []
         for line, text in lines(path):
-            if not text.strip():
+            if not text.strip() or text.startswith("#"):
                 continue
-            row = [_measured(word, path, line, missing) * unit_ms for word in text.split()]
+            words = [word.strip() or "nan" for word in text.split(",")] if "," in text else text.split()
+            row = [_measured(word, path, line, missing) * unit_ms for word in words]
             if rows and len(row) != len(rows[0]):
                 raise ValueError(f"{path}, line {line}: {len(row)} columns, where line 1 has {len(rows[0])}")
             rows.append(row)
@@ -115,14 +117,17 @@ def filled(rows: list[list[float]], path: str) -> list[list[float]]:
 
 def _measured(word: str, path: str, line: int, missing: Missing) -> float:
     """One round trip in the file's unit; nan where there is none and `missing` allows it."""
-    if missing is Missing.FILL and word.lower() == "nan":
-        return nan
+    if word.lower() == "nan":
+        if missing is Missing.FILL:
+            return nan
+        raise ValueError(f"{path}, line {line}: a round-trip time is missing; ask for filling (missing = 'fill')")
     value = number(word, path, line)
     if value < 0:
         if missing is Missing.FILL:
             return nan
         raise ValueError(
             f"{path}, line {line}: a round-trip time is negative; if that means that it is missing, ask for filling"
+            " (missing = 'fill')"
         )
     return value
 

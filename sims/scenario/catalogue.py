@@ -9,8 +9,9 @@ from typing import Any
 from sims.experiments import tables
 from sims.scenario.arrivals import OneByOne, Poisson, Together
 from sims.scenario.faults import Crash, Cut, Freeze, Heal, Loss, Partition, Rebind, Start
+from sims.scenario.flows import Flows
 from sims.scenario.links import ConstantLink, CoordinateLink, MatrixLink
-from sims.scenario.lives import ExponentialLives
+from sims.scenario.lives import DrawnLives, ExponentialLives
 from sims.scenario.probes import CounterProbe, InvariantProbe, JoinProbe, RingProbe, TrafficProbe
 from sims.scenario.workloads import FirstPackets, Lookups, Pings
 
@@ -33,7 +34,7 @@ class Catalogue:
 
 
 SHIPPED = Catalogue(
-    workloads={"lookups": Lookups, "pings": Pings, "packets": FirstPackets, **tables.WORKLOADS},
+    workloads={"lookups": Lookups, "pings": Pings, "packets": FirstPackets, "flows": Flows, **tables.WORKLOADS},
     probes={
         "ring": RingProbe,
         "invariants": InvariantProbe,
@@ -54,7 +55,7 @@ SHIPPED = Catalogue(
         **tables.FAULTS,
     },
     arrivals={"one-by-one": OneByOne, "together": Together, "poisson": Poisson, **tables.ARRIVALS},
-    churns={"exponential": ExponentialLives, **tables.CHURNS},
+    churns={"exponential": ExponentialLives, "sessions": DrawnLives, **tables.CHURNS},
     attacks={**tables.ATTACKS},
     links={"constant": ConstantLink, "matrix": MatrixLink, "coordinates": CoordinateLink, **tables.LINKS},
 )

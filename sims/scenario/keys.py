@@ -8,8 +8,17 @@ from typing import Any
 
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
+from sims.scenario.lives import Duration
 from sims.scenario.options import OptionView, options_of
-from sims.scenario.schema import General, MeasureOptions, NetworkOptions, PlotOptions, Reference, StackOptions
+from sims.scenario.schema import (
+    AccessOptions,
+    General,
+    MeasureOptions,
+    NetworkOptions,
+    PlotOptions,
+    Reference,
+    StackOptions,
+)
 
 
 def listing(catalogue: Catalogue = SHIPPED) -> str:
@@ -23,6 +32,7 @@ def _lines(catalogue: Catalogue) -> Iterator[str]:
     yield _line(OptionView("seeds", "text | whole number", "1", "'1-10', or a number", ""))
     yield ""
     yield from _section("[network]", NetworkOptions)
+    yield from _section("[[network.access]]", AccessOptions)
     yield from _kinds("[network.latency]", catalogue.links)
     yield "[nat]  shares of nodes behind a preset, the rest is public"
     yield f"  {', '.join(PRESETS)}"
@@ -30,6 +40,7 @@ def _lines(catalogue: Catalogue) -> Iterator[str]:
     yield from _section("[stack]", StackOptions)
     yield from _kinds("[arrival]", catalogue.arrivals)
     yield from _kinds("[churn]  and reboot = 'crash' | 'leave'", catalogue.churns)
+    yield from _section("up and down of [churn] kind = 'sessions'", Duration)
     yield from _kinds("[attack]  and fraction of the members, from 0 to 1", catalogue.attacks)
     yield from _kinds("[[workload]]  and name, at_s", catalogue.workloads)
     yield from _kinds("[[fault]]  and name, at_s", catalogue.faults)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from dht.host import Rng
 from sims.latency import Constant, Euclid, Latency, Matrix
 from sims.scenario.options import DataFile, option
+from sims.scenario.schema import MAX_DELAY_MS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantLink:
     """All nodes are equally far apart."""
 
-    rtt_ms: float = option(100.0, "round trip between any two nodes", above=0.0)
+    rtt_ms: float = option(100.0, "round trip between any two nodes", above=0.0, at_most=MAX_DELAY_MS)
 
     def model(self, nodes: int, rng: Rng) -> Latency:
         return Constant(self.rtt_ms)
@@ -28,7 +29,7 @@ class MatrixLink:
     def model(self, nodes: int, rng: Rng) -> Latency:
         return Matrix.load(self.file)
 
-    def trial(self) -> None:
+    def trial(self, nodes: int) -> None:
         """Raises ValueError for a file that is no matrix."""
         Matrix.load(self.file)
 
@@ -42,6 +43,6 @@ class CoordinateLink:
     def model(self, nodes: int, rng: Rng) -> Latency:
         return Euclid.load(self.file)
 
-    def trial(self) -> None:
+    def trial(self, nodes: int) -> None:
         """Raises ValueError for a file that holds no points."""
         Euclid.load(self.file)

@@ -29,6 +29,7 @@ from typing import Any, NewType, TypeVar
 from sims.toml_source import TomlSource, Where, suggestion
 
 REQUIRED: Any = dataclasses.MISSING
+EXACT = 10**15  # whole numbers from here on are told by their first digits
 MAX_ENTRIES = 10_000  # of an array in a scenario
 
 # A file that a scenario names: found, readable, and its checksum noted. The value is the path where it was found.
@@ -187,8 +188,8 @@ class OptionReader:
             if isinstance(value, bool) or not fits:
                 what = "a whole number" if hint is int else "a number"
                 self.source.refuse(where, f"{toml_text(value)} is not {what}{_limits_said(limits)}")
-            if not isfinite(value):
-                self.source.refuse(where, f"{value} is not a finite number")
+            if not _finite(value):
+                self.source.refuse(where, f"{str(value)[:20]} is not a finite number")
             if error := limits.range_error(value):
                 self.source.refuse(where, f"{_number(value)} {error}")
             return hint(value)
@@ -214,9 +215,16 @@ class OptionReader:
         return DataFile(found)
 
 
+def _finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return False
+
+
 def _number(value: float) -> str:
     """As people write it: 1,000,000, not 1e+06."""
-    return f"{value:,.12g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) < EXACT else f"{value:,.12g}"
 
 
 def _limits_said(limits: Limits) -> str:

@@ -3,7 +3,8 @@
 **A part is a frozen dataclass whose fields are its options** (`sims.scenario.options`: `option(default, meaning,
 at_least=...)`), plus one method. It keeps no state of its own: one object serves many runs. State lives in what the
 method makes. `sims.scenario.catalogue` holds the tables of names, which is the one place to add a part; a scenario may
-also name a class of the reader's own, `kind = "package.module:Class"`.
+also name a class of the reader's own, `kind = "package.module:Class"`: an installed module, or one beside the scenario
+or in the working directory. Its checksum is kept with the results; on a cluster, workers must be able to import it.
 
 | part     | table in the scenario            | method                                                        |
 |----------|----------------------------------|---------------------------------------------------------------|
@@ -15,9 +16,10 @@ also name a class of the reader's own, `kind = "package.module:Class"`.
 | Attack   | `[attack]` kind, fraction        | `alter(node, rng)`: a member turns hostile, before it starts  |
 | Link     | `[network.latency]` kind         | `model(nodes, rng) -> Latency`                                |
 
-An arrival that can't do with everything has a method `unfit(scenario) -> (key's place, what is wrong) | None`. A part
-with a `file` has a method `trial()`, which reads it and raises ValueError for one that it can't use, before anything
-runs.
+A part that can't do with every scenario has a method `unfit(scenario) -> (key, what is wrong) | None`: its own key, or
+a place in the whole document, such as ("stack", "kind"). A part with a `file` has a method `trial(nodes)`: it reads it
+and raises ValueError for one that it can't use with so many nodes. A workload that asks for some time says how long
+(`asks_for_s`), so that none is cut off unseen. All of these are asked before anything runs.
 
 **Time.** A run has two phases. *Arrival*: `arrive` starts nodes and returns when measuring may begin; that instant is
 `t_s` = 0, and what happened before has negative times. *Measuring* lasts `duration_s`: churn runs, workloads start at
@@ -30,7 +32,8 @@ observe. `Probe.watch` is called before the first node starts, so that it can se
 each: `kind`, `seed`, `point` (which of the swept settings), the swept values themselves, and `t_s`. A workload that
 records when the answer comes passes the world's time of the question: `row("lookup", at=began, ...)`. Measures and
 plots are computed from rows and from nothing else. A part says which rows it records, and their values, in a class
-variable `ROWS`: a measure of others is refused before anything runs. A part without it may record anything.
+variable `ROWS`: a measure of others is refused before anything runs. A part without it may record anything. `TEXTS`
+names those values that are texts, (row's kind, value's name): no mean can be taken of them.
 
 **Randomness.** `run.rng` belongs to the part alone: adding a part changes no other's draws. Never use another source.
 A part must not depend on the order of sets, on hashes of texts or on the real clock.
@@ -49,13 +52,14 @@ from dht.host import Rng
 from dht.node import Node
 from dht.router import Policy
 from ipop.node import VpnNode
-from ipop.tap import MemoryTap
 from sims.latency import Latency
 from sims.scenario.population import Population
+from sims.stack import WatchedTap
 from sims.world import World
 
 Scalar = str | int | float | bool | None
 Rows = Mapping[str, tuple[str, ...]]  # the values of a row, by its kind
+Texts = tuple[tuple[str, str], ...]  # of these, which are texts: the row's kind, the value's name
 
 # A routing policy of a researcher's own, for the node of an id: `[stack] routing = "package.module:function"`.
 PolicyFor = Callable[[int], Policy]
@@ -111,7 +115,7 @@ class Run(Protocol):
     def vpn(self, number: int) -> VpnNode:
         """The whole VPN node with this number. Raises ValueError where the stack is the ring alone."""
 
-    def tap(self, number: int) -> MemoryTap:
+    def tap(self, number: int) -> WatchedTap:
         """Its TAP. Raises ValueError likewise."""
 
 

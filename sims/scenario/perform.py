@@ -17,15 +17,14 @@ from dht.host import Rng
 from dht.node import Node, NodeConfig
 from dht.suite import NOISE
 from ipop.node import VpnNode
-from ipop.tap import MemoryTap
 from sims.engine import START, Engine
 from sims.identities import members
 from sims.network import Network
 from sims.plain import PLAIN
 from sims.scenario.parts import PolicyFor, Scalar
 from sims.scenario.plan import Scenario, Settings
-from sims.scenario.population import Population
-from sims.stack import RingStack, Stack, VpnStack
+from sims.scenario.population import Population, access_links, behind, hostile
+from sims.stack import RingStack, Stack, VpnStack, WatchedTap
 from sims.world import World
 
 RESERVED = ("kind", "seed", "point", "t_s")
@@ -111,7 +110,7 @@ class PartRun:
     def vpn(self, number: int) -> VpnNode:
         return self._vpn_stack().vpns[self.population.node(number).id]
 
-    def tap(self, number: int) -> MemoryTap:
+    def tap(self, number: int) -> WatchedTap:
         return self._vpn_stack().taps[self.population.node(number).id]
 
     def _vpn_stack(self) -> VpnStack:
@@ -140,9 +139,14 @@ def build(scenario: Scenario, seed: int) -> Performance:
     stack: Stack = VpnStack() if scenario.stack.kind == "vpn" else RingStack()
     identities = members(general.nodes, seed, PLAIN if scenario.stack.crypto == "plain" else NOISE)
     config = NodeConfig(aes=scenario.stack.aes)
-    world = World(engine, network, identities, stack, config, scenario.network.access_link)
+    links = access_links(scenario.network, general.nodes, rng_for(seed, "access"))
+    world = World(engine, network, identities, stack, config, links)
     population = Population(
-        world, general.nodes, _behind(scenario, seed), _hostile(scenario, seed), rng_for(seed, "population")
+        world,
+        general.nodes,
+        behind(scenario.nat, general.nodes, rng_for(seed, "nat")),
+        hostile(scenario.hostile, general.nodes, rng_for(seed, "hostile")),
+        rng_for(seed, "population"),
     )
     if scenario.routing is not None:
         population.prepare = partial(use_policy, scenario.routing)
@@ -177,7 +181,7 @@ def perform(scenario: Scenario, seed: int, point: int = 0, settings: Settings | 
         engine.post(workload.time_s, workload.part.start, shared.part("workload", workload.name))
     for fault in scenario.faults:
         engine.post(fault.time_s, fault.part.strike, shared.part("fault", fault.name))
-    _churn(shared, changes, scenario.reboot)
+    come_and_go(shared, changes, scenario.reboot)
     measure(shared, observers, general.drain_s)
     common: dict[str, Any] = {"seed": seed, "point": point, **(settings or {})}
     lines = shared.record.lines(shared.began, common)
@@ -199,7 +203,7 @@ def measure(
             observe()
 
 
-def _churn(shared: Performance, changes: Iterator[tuple[float, int, bool]], reboot: str) -> None:
+def come_and_go(shared: Performance, changes: Iterator[tuple[float, int, bool]], reboot: str) -> None:
     """Nodes come and go as the churn says; a node that a fault has already brought up or down stays as it is."""
     population, engine = shared.population, shared.world.engine
 
@@ -217,19 +221,3 @@ def _churn(shared: Performance, changes: Iterator[tuple[float, int, bool]], rebo
             engine.post(shared.began + at - engine.now, change, number, up)
 
     follow()
-
-
-def _behind(scenario: Scenario, seed: int) -> list[str | None]:
-    """Exactly the shares asked for, in random order; node 0 is public."""
-    others = scenario.general.nodes - 1
-    boxes: list[str | None] = []
-    for preset, share in scenario.nat:
-        boxes.extend([None if preset == "public" else preset] * round(share * scenario.general.nodes))
-    boxes = boxes[:others] + [None] * (others - len(boxes))
-    return [None, *rng_for(seed, "nat").sample(boxes, others)]
-
-
-def _hostile(scenario: Scenario, seed: int) -> list[int]:
-    others = scenario.general.nodes - 1
-    wanted = min(round(scenario.hostile * scenario.general.nodes), others) if scenario.attack is not None else 0
-    return rng_for(seed, "hostile").sample(range(1, others + 1), wanted)

@@ -8,8 +8,9 @@
     drain_s = 10                       # for answers on their way
 
     [network]                          # loss, duplicate, jitter_ms, broken_links, up_kbit_per_s, down_kbit_per_s
+    [[network.access]]                 # share, and what its line is like: up_kbit_per_s, ..., loss, jitter_ms
     [network.latency]                  # kind = "constant" (default, 100 ms), "matrix", "coordinates", ...
-    [nat]                              # share of nodes behind each preset of sims.nat: cone = 0.3; the rest is public
+    [nat]                              # share of nodes behind each preset of sims.nat: port = 0.3; the rest is public
     [stack]                            # kind = "ring" or "vpn" (whole nodes with TAPs); crypto; aes
     [arrival]                          # kind = "one-by-one" (default), "together", "poisson"
     [churn]                            # kind, and reboot = "crash" or "leave"
@@ -37,16 +38,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from itertools import product
+from math import prod
 from typing import Any
 
 from sims.nat import PRESETS
 from sims.scenario.catalogue import SHIPPED, Catalogue
+from sims.scenario.fit import misfit
 from sims.scenario.options import OptionReader, toml_text
+from sims.scenario.overrides import SIZES, leaves, put
+from sims.scenario.own import own_part, own_policy, source_file
 from sims.scenario.parts import Arrival, Attack, Churn, Fault, Link, PolicyFor, Probe, Workload
-from sims.scenario.recorded import flaw, rows_of
-from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions
+from sims.scenario.recorded import flaw, rows_of, texts_of
+from sims.scenario.schema import NAME, General, MeasureOptions, NetworkOptions, PlotOptions, StackOptions, name_after
 from sims.toml_source import TomlSource, Where, suggestion
 
 MAX_SEEDS = 10_000
@@ -89,9 +93,17 @@ class Scenario:
 
     def parts(self) -> list[Any]:
         """Every part."""
-        timed = (each.part for each in (*self.workloads, *self.faults, *self.probes))
-        single = (self.link, self.arrival, self.churn, self.attack)
-        return [*timed, *(part for part in single if part is not None)]
+        return [part for _, part in self.placed()]
+
+    def placed(self) -> list[tuple[Where, Any]]:
+        """Every part, and where it stands in the document."""
+        timed = {"workload": self.workloads, "fault": self.faults, "probe": self.probes}
+        found: list[tuple[Where, Any]] = [
+            ((key, place), each.part) for key, parts in timed.items() for place, each in enumerate(parts)
+        ]
+        found += [(("network", "latency"), self.link), (("arrival",), self.arrival)]
+        found += [(("churn",), self.churn), (("attack",), self.attack)]
+        return [(where, part) for where, part in found if part is not None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Plan:
     points: tuple[tuple[Settings, Scenario], ...]
     measures: tuple[MeasureOptions, ...]
     plots: tuple[PlotOptions, ...]
-    files: Mapping[str, str]  # where the files are that it names
+    files: Mapping[str, str]  # where the files are that it names, and the modules of the reader's own
     named_at: Mapping[str, str]  # by path: where it names them, as errors say it
     small: bool = False
     full: bool = False
@@ -122,7 +134,7 @@ class Wanted:
 
 _TOP = ("network", "nat", "stack", "arrival", "churn", "attack", "workload", "fault", "probe")
 _AROUND = ("seeds", "sweep", "measure", "plot", "small", "full")
-_ARRAYS: tuple[Where, ...] = (("workload",), ("fault",), ("probe",))
+_NOT_SWEPT = ("name", "description", *_AROUND)
 _GENERAL = tuple(each.name for each in fields(General))
 
 
@@ -134,14 +146,24 @@ def read_scenario(
     catalogue: Catalogue = SHIPPED,
 ) -> Plan:
     """The plan in a text; `file` is what errors call it. Raises ScenarioError."""
-    return _Reader(TomlSource(text, file, ScenarioError), find, catalogue).plan(wanted)
+    plan = _Reader(TomlSource(text, file, ScenarioError), find, catalogue).plan(wanted)
+    if plan is None:
+        size = "small" if wanted.small else "full"
+        raise ScenarioError(f"{file}: there is no table [{size}]: run it without --{size}")
+    if not wanted.settings:
+        # A mistake in what is not wanted now is told all the same; files that it names are not needed now.
+        for small, full in ((False, False), (True, False), (False, True)):
+            if (small, full) != (wanted.small, wanted.full):
+                reader = _Reader(TomlSource(text, file, ScenarioError), lambda name: find(name) or name, catalogue)
+                reader.plan(Wanted(small, full=full), every_point=False)
+    return plan
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
     """'1-10', '7', or several of these between commas. Raises ValueError."""
     seeds: list[int] = []
     for piece in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18}))?\s*", piece)
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18}))?\s*", piece)
         if match is None:
             raise ValueError(f"'{text}' are no seeds: write them as 1-10, or 3, or 1-4,9")
         first, last = int(match[1]), int(match[2] or match[1])
@@ -160,39 +182,25 @@ class _Reader:
         self._source, self._catalogue = source, catalogue
         self._options = OptionReader(source, find)
 
-    def plan(self, wanted: Wanted) -> Plan:
+    def plan(self, wanted: Wanted, every_point: bool = True) -> Plan | None:
+        """The plan; None where a size is wanted that the text doesn't have. Without `every_point`, each swept value is
+        in some point, but not every combination is there."""
         document = self._source.document()
         self._source.known((), document, (*_GENERAL, *_TOP, *_AROUND))
-        sizes = {size: self._table(size, document.pop(size, {})) for size in ("small", "full")}
-        if wanted.full and not sizes["full"]:
-            self._source.refuse((), "there is no table [full]: run it without --full")
-        sweep = dict(self._leaves(self._table("sweep", document.get("sweep", {})), ("sweep",)))
-        document["sweep"] = {key: values for key, (values, _) in sweep.items()}
-        origins = {key: where for key, (_, where) in sweep.items()}
-        for size in [size for size, asked in (("small", wanted.small), ("full", wanted.full)) if asked]:
-            for key, (value, where) in self._leaves(sizes[size], (size,)):
-                if key.startswith("sweep."):
-                    document["sweep"][key.removeprefix("sweep.")] = value
-                    origins[key.removeprefix("sweep.")] = where
-                else:
-                    self._set(document, key, value, self._source.place(where))
-        for key, value in wanted.settings.items():
-            swept = key.removeprefix("sweep.")
-            if swept != key or key in document["sweep"]:
-                # One value of what is swept else stays swept: plots and tables go by it.
-                document["sweep"][swept] = value if swept != key else [value]
-                origins[swept] = ("sweep", swept)
-                self._source.comes_from(("sweep", swept), f"--set {key}")
-            else:
-                self._set(document, key, value, f"--set {key}")
+        sizes = {size: self._table(size, document.pop(size, {})) for size in SIZES}
+        asked = [size for size, is_asked in (("small", wanted.small), ("full", wanted.full)) if is_asked]
+        if not all(sizes[size] for size in asked):
+            return None
+        origins = self._override(document, {size: sizes[size] for size in asked}, wanted.settings)
         seeds = wanted.seeds or self._seeds(document.pop("seeds", "1"))
         document.pop("seeds", None)
         measures = self._entries(document, "measure", MeasureOptions)
         plots = self._entries(document, "plot", PlotOptions)
-        points = tuple(self._points(document, origins))
+        points = tuple(self._points(document, origins, every_point))
         general = points[0][1].general
-        rows = rows_of(points[0][1].parts(), self._catalogue.parts())
-        if found := flaw(measures, plots, rows, points[0][0]):
+        swept, parts = points[0][0], points[0][1].parts()
+        texts = texts_of(parts, plots, swept)
+        if found := flaw(measures, plots, rows_of(parts, self._catalogue.parts()), swept, texts):
             self._source.refuse(*found)
         return Plan(
             general.name,
@@ -207,24 +215,58 @@ class _Reader:
             wanted.full,
         )
 
-    def _points(self, document: dict[str, Any], origins: Mapping[str, Where]) -> Iterator[tuple[Settings, Scenario]]:
+    def _override(
+        self, document: dict[str, Any], sizes: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> dict[str, Where]:
+        """Put the values of sizes and of the command line into the document. Returns where each swept key stands."""
+        sweep = dict(leaves(self._table("sweep", document.get("sweep", {})), ("sweep",)))
+        document["sweep"] = {key: values for key, (values, _) in sweep.items()}
+        origins = {key: where for key, (_, where) in sweep.items()}
+        for size, table in sizes.items():
+            for key, (value, where) in leaves(table, (size,)):
+                if key.startswith("sweep."):
+                    document["sweep"][key.removeprefix("sweep.")] = value
+                    origins[key.removeprefix("sweep.")] = where
+                else:
+                    put(self._source, document, key, value, self._source.place(where))
+        for key, value in settings.items():
+            swept = key.removeprefix("sweep.")
+            if swept != key or key in document["sweep"]:
+                # One value of what is swept else stays swept: plots and tables go by it.
+                document["sweep"][swept] = value if swept != key else [value]
+                origins[swept] = ("sweep", swept)
+                self._source.comes_from(("sweep", swept), f"--set {key}")
+            else:
+                put(self._source, document, key, value, f"--set {key}")
+        return origins
+
+    def _points(
+        self, document: dict[str, Any], origins: Mapping[str, Where], every: bool
+    ) -> Iterator[tuple[Settings, Scenario]]:
         sweep: dict[str, list[Any]] = document.pop("sweep")
         for key, values in sweep.items():
+            if key.split(".")[0] in _NOT_SWEPT:
+                self._source.refuse(origins[key], f"'{key}' is the same for all points, and can't be swept")
             if not isinstance(values, list) or not values or not all(_plain(value) for value in values):
                 self._source.refuse(origins[key], "this must be an array of the values to run with, such as [1, 2]")
-        combinations = list(product(*sweep.values()))
-        if len(combinations) > MAX_POINTS:
-            self._source.refuse(("sweep",), f"{len(combinations)} combinations are more than {MAX_POINTS}")
-        for combination in combinations:
+            for place, value in enumerate(values):
+                if value in values[:place]:
+                    self._source.refuse(origins[key], f"{toml_text(value)} is there twice")
+        count = prod(map(len, sweep.values()))
+        if count > MAX_POINTS:
+            self._source.refuse(("sweep",), f"{count} combinations are more than {MAX_POINTS}")
+        most = max(map(len, sweep.values()), default=1)
+        some = (tuple(values[place % len(values)] for values in sweep.values()) for place in range(most))
+        for combination in product(*sweep.values()) if every else some:
             settings = dict(zip(sweep, combination, strict=True))
             swept = deepcopy(document)
             for key, value in settings.items():
-                self._set(swept, key, value, self._source.place(origins[key]))
+                put(self._source, swept, key, value, self._source.place(origins[key]))
             yield settings, self._scenario(swept)
 
     def _scenario(self, document: dict[str, Any]) -> Scenario:
         read, catalogue = self._options.read, self._catalogue
-        table = {"name": self._source.file.rpartition("/")[2].removesuffix(".toml"), **document}
+        table = {"name": name_after(self._source.file), **document}
         general = read(General, table, (), besides=_TOP)
         if not NAME.fullmatch(general.name):
             self._source.refuse(("name",), f"'{general.name}' can't name results: use a-z, 0-9, - and _")
@@ -237,6 +279,8 @@ class _Reader:
         reboot = churn.get("reboot", "crash")
         if reboot not in ("crash", "leave"):
             self._source.refuse(("churn", "reboot"), f"{toml_text(reboot)} is none of crash, leave")
+        if attack and "fraction" not in attack:
+            self._source.refuse(("attack", "fraction"), "this is missing: which share of the members is hostile")
         hostile = attack.get("fraction", 0.0)
         if isinstance(hostile, bool) or not isinstance(hostile, int | float) or not 0 <= hostile <= 1:
             self._source.refuse(("attack", "fraction"), f"{toml_text(hostile)} is not a number from 0 to 1")
@@ -247,7 +291,7 @@ class _Reader:
             link=self._part(where, latency, catalogue.links, Link),
             nat=self._nat(self._table("nat", document.get("nat", {}))),
             stack=stack,
-            routing=self._imported(("stack", "routing"), stack.routing) if stack.routing else None,
+            routing=self._routing(stack.routing) if stack.routing else None,
             arrival=self._part(("arrival",), arrival, catalogue.arrivals, Arrival),
             churn=self._part(("churn",), churn, catalogue.churns, Churn, ("reboot",)) if churn else None,
             reboot=reboot,
@@ -257,7 +301,7 @@ class _Reader:
             faults=self._timed(document, "fault", catalogue.faults, Fault, "at_s", 0.0),
             probes=self._timed(document, "probe", catalogue.probes, Probe, "every_s", 0.0),
         )
-        if (unfit := getattr(scenario.arrival, "unfit", None)) is not None and (found := unfit(scenario)):
+        if found := misfit(scenario):
             self._source.refuse(*found)
         return scenario
 
@@ -297,7 +341,8 @@ class _Reader:
             self._source.refuse((*where, "kind"), f"this is missing: one of {', '.join(kinds)}")
         kind = table["kind"]
         if isinstance(kind, str) and ":" in kind:
-            part = self._own(where, kind, protocol)
+            part = own_part(self._source, (*where, "kind"), kind, protocol)
+            self._note_file(kind)
         elif isinstance(kind, str) and kind in kinds:
             part = kinds[kind]
         else:
@@ -306,21 +351,15 @@ class _Reader:
             )
         return self._options.read(part, table, where, (*besides, "kind"))
 
-    def _own(self, where: Where, kind: str, protocol: type) -> type[Any]:
-        """A part of the reader's own."""
-        part = self._imported((*where, "kind"), kind)
-        method = next(each for each in vars(protocol) if not each.startswith("_"))
-        if not isinstance(part, type) or not hasattr(part, "__dataclass_fields__") or not hasattr(part, method):
-            self._source.refuse((*where, "kind"), f"'{kind}' is no dataclass with a method '{method}'")
-        return part
+    def _routing(self, name: str) -> PolicyFor:
+        policy = own_policy(self._source, ("stack", "routing"), name)
+        self._note_file(name)
+        return policy
 
-    def _imported(self, where: Where, name: str) -> Any:
-        """What 'package.module:name' stands for."""
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            self._source.refuse(where, f"'{name}' can't be imported: {error}")
+    def _note_file(self, name: str) -> None:
+        """Code of the reader's own belongs to what results depend on, as data files do."""
+        if (file := source_file(name)) is not None:
+            self._options.files[name] = file
 
     def _nat(self, table: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         self._source.known(("nat",), table, sorted(PRESETS))
@@ -352,42 +391,6 @@ class _Reader:
             return seeds_of(value) if isinstance(value, str) else seeds_of("")
         except ValueError:
             self._source.refuse(("seeds",), f"{toml_text(value)} are no seeds: write 10, or '1-10', or '1-4,9'")
-
-    def _leaves(self, table: Mapping[str, Any], where: Where) -> Iterator[tuple[str, tuple[Any, Where]]]:
-        """The dotted key, value and place of everything that is no table."""
-        for key, value in table.items():
-            if isinstance(value, dict):
-                for below, found in self._leaves(value, (*where, key)):
-                    yield f"{key}.{below}", found
-            else:
-                yield key, (value, (*where, key))
-
-    def _set(self, document: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
-        """Put a value where a dotted key says. Later errors about it name `origin`."""
-        where: Where = ()
-        at: Any = document
-        *words, last = dotted.split(".")
-        for word in words:
-            if isinstance(at, list):
-                at, where = self._entry(at, where, word, dotted, origin)
-            elif isinstance(at, dict):
-                where = (*where, word)
-                at = at.setdefault(word, [] if where in _ARRAYS else {})
-            else:
-                raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
-        if not isinstance(at, dict):
-            raise ScenarioError(f"{origin}: {dotted}: {'.'.join(map(str, where))} is no table")
-        at[last] = value
-        self._source.comes_from((*where, last), origin)
-
-    def _entry(self, entries: Sequence[Any], where: Where, word: str, dotted: str, origin: str) -> tuple[Any, Where]:
-        names = [str(entry.get("name", entry.get("kind"))) for entry in entries if isinstance(entry, dict)]
-        if word not in names:
-            listed = ", ".join(names) or "none"
-            raise ScenarioError(
-                f"{origin}: {dotted}: there is no {where[-1]} '{word}'{suggestion(word, names)}; there are: {listed}"
-            )
-        return entries[names.index(word)], (*where, names.index(word))
 
 
 def _plain(value: Any) -> bool:

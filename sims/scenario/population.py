@@ -7,12 +7,14 @@ would. It decides nothing about when: arrivals, churn and faults do.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from dht.host import Rng
 from dht.ids import closer
 from dht.node import Node
+from sims.link import AccessLink
+from sims.scenario.schema import NetworkOptions
 from sims.world import World
 
 KNOWN = 3  # bootstraps that a starting node is told of
@@ -127,3 +129,28 @@ class Population:
         if self.behind[number] is None:
             self._public.remove(number)
         return node
+
+
+def behind(shares: Iterable[tuple[str, float]], nodes: int, rng: Rng) -> list[str | None]:
+    """Behind which NAT preset each node is, None in public: exactly the shares asked for, in random order; node 0 is
+    public."""
+    others = nodes - 1
+    boxes: list[str | None] = []
+    for preset, share in shares:
+        boxes.extend([None if preset == "public" else preset] * round(share * nodes))
+    boxes = boxes[:others] + [None] * (others - len(boxes))
+    return [None, *rng.sample(boxes, others)]
+
+
+def hostile(share: float, nodes: int, rng: Rng) -> list[int]:
+    """Which members are hostile: a share of all, none of them node 0."""
+    return rng.sample(range(1, nodes), min(round(share * nodes), nodes - 1))
+
+
+def access_links(network: NetworkOptions, nodes: int, rng: Rng) -> list[AccessLink | None]:
+    """Each node's link: exactly the shares asked for, in random order, and the network's own for the others."""
+    links: list[AccessLink | None] = []
+    for each in network.access:
+        links.extend([each.link] * round(each.share * nodes))
+    links = links[:nodes] + [network.access_link] * (nodes - len(links))
+    return rng.sample(links, nodes)

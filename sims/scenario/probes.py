@@ -9,8 +9,10 @@ from typing import ClassVar
 
 from dht.ring import NEAR
 from sims.scenario.options import option
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
 from sims.world import RingInvariants
+
+LEAST_LOOK_S = 1e-3  # between two looks at every node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ class CounterProbe:
     'network' for each thing that became of datagrams that did not simply arrive."""
 
     ROWS: ClassVar[Rows] = {"counter": ("name", "total"), "network": ("name", "total")}
+    TEXTS: ClassVar[Texts] = (("counter", "name"), ("network", "name"))
 
     def watch(self, run: Run) -> Callable[[], None]:
         def observe() -> None:
@@ -124,7 +127,7 @@ class JoinProbe:
 
     ROWS: ClassVar[Rows] = {"join": ("number", "ok", "took_s", "described_s")}
 
-    resolution_s: float = option(0.05, "how often it is looked", above=0.0)
+    resolution_s: float = option(0.05, "how often it is looked", at_least=LEAST_LOOK_S)
 
     def watch(self, run: Run) -> Callable[[], None]:
         engine = run.world.engine

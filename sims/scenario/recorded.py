@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from sims.scenario.measures import Reduce
 from sims.scenario.parts import Rows
 from sims.scenario.schema import MeasureOptions, PlotOptions
 from sims.toml_source import Where, suggestion
@@ -29,12 +30,41 @@ def rows_of(parts: Iterable[Any], shipped: Collection[type[Any]]) -> Rows | None
     return found
 
 
+def texts_of(parts: Iterable[Any], plots: Iterable[PlotOptions], swept: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Of what parts record and plots may show, the values that are texts: row's kind and value's name. `swept`: the
+    keys of [sweep], with one value each."""
+    recorded = {text for part in parts for text in getattr(part, "TEXTS", ())}
+    return recorded | {(plot.rows, key) for plot in plots for key, value in swept.items() if isinstance(value, str)}
+
+
 def flaw(
-    measures: Sequence[MeasureOptions], plots: Sequence[PlotOptions], rows: Rows | None, swept: Collection[str]
+    measures: Sequence[MeasureOptions],
+    plots: Sequence[PlotOptions],
+    rows: Rows | None,
+    swept: Collection[str],
+    texts: Collection[tuple[str, str]] = (),
 ) -> Flaw | None:
     """The first thing that is wrong: where it stands in the scenario, and what. `rows`: what is recorded, None when
-    that isn't known; `swept`: the keys of [sweep]."""
-    return _name_flaw(measures, plots, swept) or (None if rows is None else _row_flaw(measures, plots, rows, swept))
+    that isn't known; `swept`: the keys of [sweep]; `texts`: what can't be reduced to a number."""
+    return (
+        _name_flaw(measures, plots, swept)
+        or (None if rows is None else _row_flaw(measures, plots, rows, swept))
+        or _text_flaw(measures, plots, texts)
+    )
+
+
+def _text_flaw(
+    measures: Sequence[MeasureOptions], plots: Sequence[PlotOptions], texts: Collection[tuple[str, str]]
+) -> Flaw | None:
+    asked = [(("measure", place, "value"), each.rows, each.value, each.reduce) for place, each in enumerate(measures)]
+    asked += [(("plot", place, "y"), each.rows, each.y, each.reduce) for place, each in enumerate(plots)]
+    for where, kind, value, reduce in asked:
+        if (kind, value) in texts and reduce is not Reduce.COUNT:
+            return where, f"'{value}' of rows of kind '{kind}' is a text, which can be counted only"
+    for place, plot in enumerate(plots):
+        if (plot.rows, plot.x) in texts and (plot.log_x or plot.reference):
+            return ("plot", place, "x"), f"'{plot.x}' is a text: a logarithmic axis and published figures need numbers"
+    return None
 
 
 def _name_flaw(measures: Sequence[MeasureOptions], plots: Sequence[PlotOptions], swept: Collection[str]) -> Flaw | None:

@@ -14,18 +14,54 @@ from sims.scenario.measures import Reduce, Selection
 from sims.scenario.options import option, share
 
 MAX_NODES = 1_000_000
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
+MAX_DURATION_S = 10 * 365.25 * 86_400.0
+MAX_DELAY_MS = 600_000.0
+LEAST_KBIT_PER_S, MAX_KBIT_PER_S = 0.1, 1e9
+MAX_QUEUE_BYTES = 1 << 40
+MAX_NAME = 61
+NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME - 1}}}")
+
+
+def name_after(file: str) -> str:
+    """A name for results, after the file's."""
+    stem = file.rpartition("/")[2].removesuffix(".toml").lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:MAX_NAME] or "scenario"
 
 
 @dataclass(frozen=True, kw_only=True)
 class General:
     """The keys at the top."""
 
-    name: str = option("", "what results are called")
+    name: str = option("", "what results are called; '': after the file")
     description: str = option("", "one line for `p2pvpn-sim list`")
     nodes: int = option(meaning="how many nodes there are, up or not", at_least=1, at_most=MAX_NODES)
-    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0)
-    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0)
+    duration_s: float = option(60.0, "how long is measured, after arrival", at_least=0.0, at_most=MAX_DURATION_S)
+    drain_s: float = option(10.0, "how long answers are waited for after that", at_least=0.0, at_most=MAX_DURATION_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """The access link of a share of all nodes: what a line is like, each way."""
+
+    name: str = option("", "what sweeps and --set call it: network.access.NAME.loss")
+    share: float = option(meaning="of all nodes, drawn at random; exactly so many", at_least=0.0, at_most=1.0)
+    up_kbit_per_s: float | None = option(
+        None, "what it sends; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    down_kbit_per_s: float | None = option(
+        None, "what it receives; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    queue_bytes: int = option(
+        64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES, at_most=MAX_QUEUE_BYTES
+    )
+    loss: float = option(0.0, "share of datagrams that it loses, each way", at_least=0.0, at_most=1.0)
+    jitter_ms: float = option(0.0, "each datagram is later by up to this, each way", at_least=0.0, at_most=MAX_DELAY_MS)
+
+    @property
+    def link(self) -> AccessLink:
+        """The link itself."""
+        up, down = (each and each * 1000.0 for each in (self.up_kbit_per_s, self.down_kbit_per_s))
+        return AccessLink(up, down, self.queue_bytes, self.loss, self.jitter_ms / 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +70,27 @@ class NetworkOptions:
 
     loss: float = share(0.0, "share of datagrams that are lost")
     duplicate: float = share(0.0, "share of datagrams that arrive twice")
-    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0)
+    jitter_ms: float = option(0.0, "each datagram's delay is longer by up to this", at_least=0.0, at_most=MAX_DELAY_MS)
     broken_links: float = share(0.0, "share of all pairs of nodes between which nothing passes")
-    up_kbit_per_s: float | None = option(None, "what each node's access link sends; no limit else", above=0.0)
-    down_kbit_per_s: float | None = option(None, "what it receives; no limit else", above=0.0)
-    queue_bytes: int = option(64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES)
+    up_kbit_per_s: float | None = option(
+        None, "what each node's access link sends; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    down_kbit_per_s: float | None = option(
+        None, "what it receives; no limit else", at_least=LEAST_KBIT_PER_S, at_most=MAX_KBIT_PER_S
+    )
+    queue_bytes: int = option(
+        64 * 1024, "how much may wait at each end of it", at_least=LEAST_QUEUE_BYTES, at_most=MAX_QUEUE_BYTES
+    )
+
+    access: tuple[AccessOptions, ...] = option((), "links of shares of the nodes; the others have the above")
+
+    def flaw(self) -> tuple[str, str] | None:
+        total = sum(each.share for each in self.access)
+        return ("access", f"the shares add up to {total:g}, more than 1") if total > 1 + 1e-9 else None
 
     @property
     def access_link(self) -> AccessLink | None:
-        """Every node's, None without a limit."""
+        """That of every node without another, None without a limit."""
         up, down = (each and each * 1000.0 for each in (self.up_kbit_per_s, self.down_kbit_per_s))
         return None if up is None and down is None else AccessLink(up, down, self.queue_bytes)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dht.ids import RING
 from dht.messages import Find, Found, Message
@@ -14,7 +14,10 @@ from dht.node import Node, PingResult
 from ipop.ethernet import PROTOCOL_ICMP, ipv4_packet, wrap
 from ipop.neighbor import mac_for
 from sims.scenario.options import option
-from sims.scenario.parts import Rows, Run
+from sims.scenario.parts import Rows, Run, Texts
+
+if TYPE_CHECKING:
+    from sims.scenario.plan import Scenario
 
 _ECHO_REQUEST = bytes.fromhex("0800f7ff00000000")
 
@@ -29,6 +32,10 @@ class Lookups:
 
     count: int = option(1000, "lookups in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(100.0, "lookups a second, by all nodes together, evenly spaced", above=0.0)
+
+    @property
+    def asks_for_s(self) -> float:
+        return (self.count - 1) / self.rate_per_s
 
     def start(self, run: Run) -> None:
         engine, population = run.world.engine, run.population
@@ -66,9 +73,14 @@ class Pings:
     'ping': ok, path, hops, rtt_ms, direct_ms (the latency model's round trip), stretch (their ratio)."""
 
     ROWS: ClassVar[Rows] = {"ping": ("ok", "path", "hops", "rtt_ms", "direct_ms", "stretch")}
+    TEXTS: ClassVar[Texts] = (("ping", "path"),)
 
     count: int = option(1000, "pings in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(20.0, "pings a second, by all nodes together, evenly spaced", above=0.0)
+
+    @property
+    def asks_for_s(self) -> float:
+        return (self.count - 1) / self.rate_per_s
 
     def start(self, run: Run) -> None:
         world, population = run.world, run.population
@@ -93,7 +105,7 @@ class Pings:
                     hops=answer.hops,
                     rtt_ms=answer.rtt_ms,
                     direct_ms=direct_ms,
-                    stretch=answer.rtt_ms / direct_ms,
+                    stretch=answer.rtt_ms / direct_ms if direct_ms else None,
                 )
 
             source.ping(target.id, done)
@@ -111,6 +123,14 @@ class FirstPackets:
     count: int = option(100, "packets in all", at_least=1, at_most=10_000_000)
     rate_per_s: float = option(2.0, "packets a second, by all nodes together, evenly spaced", above=0.0)
     wait_s: float = option(10.0, "how long each is waited for", above=0.0)
+
+    def unfit(self, scenario: Scenario) -> tuple[str, str] | None:
+        """It needs TAPs."""
+        return whole_nodes_only(scenario)
+
+    @property
+    def asks_for_s(self) -> float:
+        return (self.count - 1) / self.rate_per_s
 
     def start(self, run: Run) -> None:
         population, engine = run.population, run.world.engine
@@ -142,6 +162,13 @@ class FirstPackets:
             look(began + self.wait_s)
 
         _paced(run, self.count, self.rate_per_s, ask)
+
+
+def whole_nodes_only(scenario: Scenario) -> tuple[str, str] | None:
+    """What is wrong with a part that needs TAPs in a scenario without them, and its key."""
+    if scenario.stack.kind == "vpn":
+        return None
+    return "kind", "this needs whole VPN nodes: write kind = 'vpn' under [stack]"
 
 
 def _paced(run: Run, total: int, rate_per_s: float, ask: Callable[[int], None]) -> None:
