@@ -75,17 +75,17 @@ figures:
 	$(PYTHON) -m sims.figures subring --nodes 500 --groups 20
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
-# The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios
-# take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some 7 hours
+# The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten; COMPILED=1: by
+# compiled code. The scenarios take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some 7 hours
 # on two free cores, reckoned likewise (CPU seconds a seed: 1-latency-by-size 180, 3-churn 500, 3-failures 240,
 # 6-join-all 40, 7-hostile 1,800, all others together 1,600); `--engine dask://...` spreads them.
-sim: setup
+sim: setup $(if $(COMPILED),compiled)
 	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py tests/test_groups.py -n $(JOBS) -q
 	P2PVPN_LONG=1 $(PYTEST) tests/test_constructed.py -q
 	@for scenario in sims/scenarios/*.toml; do \
 		if [[ $$scenario == *4-phones* && -z $$P2PVPN_DATA ]]; then \
 			echo "$$scenario: left out, P2PVPN_DATA names no folder with its trace"; continue; fi; \
-		$(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
+		$(if $(COMPILED),env PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled) $(PYTHON) -m sims.cli run $$scenario --jobs $(JOBS) $(ARGS) || exit 1; \
 	done
 
 # For long simulations: the code in which they spend their time, compiled to C in build/compiled. Minutes.

@@ -48,11 +48,11 @@ def shipped_scenarios() -> list[Path]:
 
 
 def find_modules(path: Path) -> None:
-    """From now on, modules that the scenario names are found beside it and in the working directory, as if `python` had
-    been started there; by processes that we start as well."""
+    """From now on, modules that the scenario names are found in the working directory and beside it, by processes that
+    we start as well; but what was found without them stays what it is."""
     for place in (str(Path.cwd()), str(path.parent.resolve())):
         if place not in sys.path:
-            sys.path.insert(0, place)
+            sys.path.append(place)
 
 
 def read_file(path: Path, wanted: Wanted) -> Given:
