@@ -5,7 +5,7 @@
     quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
-Who is asked has been heard from as well, so one end's pings do for both; the end with the lower id has a head start.
+Who is asked has been heard from as well, so the two ends of an idle edge take turns: both want to know the round trip.
 
 One timer a node, not one a peer: a heap holds for each peer the first instant at which anything may be due. What is
 heard from it moves that instant away without a word to anybody, so who is looked at too early is only put back. Also
@@ -31,7 +31,8 @@ MIN_PROBE_S = 0.4
 MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
 FRESH_S = 1.0  # who was heard this recently is entrusted with anything
 ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
-HEAD_START_S = 0.5  # for the end with the lower id, or else both ends would ask each other at the same time
+HEAD_START_S = 0.5  # for the end whose turn it is, or else both ends would ask each other at the same time
+CROSSED_S = 1.0  # pings that came and went this close together crossed
 EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
 # An edge that this end doesn't want is given up when it may lead nowhere, for a NAT may have forgotten it: the other
 # end, had it wanted it, would have asked three times by now. So no interval may be longer than EDGE_S.
@@ -165,7 +166,11 @@ class Liveness:
         return (ADJACENT_S if peer.id in adjacent else edge_s) - self._head_start_s(peer)
 
     def _head_start_s(self, peer: Peer) -> float:
-        return HEAD_START_S if self._me < peer.id else 0.0
+        """How much sooner than at the interval's end this end asks: when the peer was the last to ask. When both did,
+        each knows whose id is the lower one."""
+        behind_s = peer.asked_at - peer.ping_at
+        ours = self._me < peer.id if abs(behind_s) < CROSSED_S else behind_s > 0.0
+        return HEAD_START_S if ours else 0.0
 
     def _calm_until(self, peer: Peer, limit_s: float) -> float:
         """Until when nothing is due for a peer, if that depends on its silence alone; 0 otherwise."""
