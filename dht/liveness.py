@@ -5,8 +5,6 @@
     quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
-Who is asked has been heard from as well, so the two ends of an idle edge take turns: both want to know the round trip.
-
 One timer a node, not one a peer: a heap holds for each peer the first instant at which anything may be due. What is
 heard from it moves that instant away without a word to anybody, so who is looked at too early is only put back. Also
 notices that the machine slept: the clock jumps between two ticks.
@@ -25,14 +23,13 @@ from dht.sessions import Sessions
 
 TICK_S = 0.5  # at least, between two ticks: what is due meanwhile waits for its company
 MAX_PAUSE_S = 2.0  # at most; who has become adjacent is noticed within it
+GRAIN_S = 0.01  # what is due within it is due: a clock's ticks are not exact
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
 MIN_PROBE_S = 0.4
 MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
 FRESH_S = 1.0  # who was heard this recently is entrusted with anything
 ADJACENT_S = 4.0  # a dead successor is noticed within this, a tick and three probes: under 6 s, sooner in use
-HEAD_START_S = 0.5  # for the end whose turn it is, or else both ends would ask each other at the same time
-CROSSED_S = 1.0  # pings that came and went this close together crossed
 EDGE_S = 27.0  # below the 30 s after which common NATs forget a mapping
 # An edge that this end doesn't want is given up when it may lead nowhere, for a NAT may have forgotten it: the other
 # end, had it wanted it, would have asked three times by now. So no interval may be longer than EDGE_S.
@@ -51,10 +48,9 @@ class Liveness:
     def __init__(
         self,
         host: Host,
-        me: int,
         sessions: Sessions,
     ) -> None:
-        self._host, self._me, self._sessions = host, me, sessions
+        self._host, self._sessions = host, sessions
         self.ping: Callable[[Peer], None] = lambda peer: None
         self.interval_s: Callable[[Peer], float | None] = lambda peer: None
         self.overlay_interval_s: Callable[[Peer], float | None] = lambda peer: None
@@ -163,14 +159,7 @@ class Liveness:
     def _limit_s(self, peer: Peer) -> float:
         """How long a peer may be silent before it must be considered at all."""
         adjacent, edge_s = self._judged_by
-        return (ADJACENT_S if peer.id in adjacent else edge_s) - self._head_start_s(peer)
-
-    def _head_start_s(self, peer: Peer) -> float:
-        """How much sooner than at the interval's end this end asks: when the peer was the last to ask. When both did,
-        each knows whose id is the lower one."""
-        behind_s = peer.asked_at - peer.ping_at
-        ours = self._me < peer.id if abs(behind_s) < CROSSED_S else behind_s > 0.0
-        return HEAD_START_S if ours else 0.0
+        return ADJACENT_S if peer.id in adjacent else edge_s
 
     def _calm_until(self, peer: Peer, limit_s: float) -> float:
         """Until when nothing is due for a peer, if that depends on its silence alone; 0 otherwise."""
@@ -189,7 +178,8 @@ class Liveness:
             for peer in peers.values():
                 peer.due_at = 0.0
                 restless[peer.number] = peer
-        while due and due[0][0] <= now:
+        soon = now + GRAIN_S
+        while due and due[0][0] <= soon:
             at, number, peer = heappop(due)
             if at == peer.due_at:
                 peer.due_at = 0.0
@@ -201,7 +191,7 @@ class Liveness:
                 continue
             limit_s = self._limit_s(peer)
             due_at = self._calm_until(peer, limit_s)
-            if due_at <= now:
+            if due_at <= soon:
                 due_at = self._look_at(peer, now, limit_s)
             restless.pop(number, None)
             # Who is in the heap already, for an earlier instant, is looked at no later than it must be.
@@ -216,19 +206,19 @@ class Liveness:
                 self._sessions.remove(peer)
             return peer.heard_at + IDLE_PEER_S
         if peer.probes > 0:
-            if now - peer.ping_at >= _patience_s(peer):
+            if now + GRAIN_S >= peer.ping_at + _patience_s(peer):
                 self._unanswered(peer)
-            return max(peer.ping_at + _patience_s(peer), now + TICK_S)
+            return peer.ping_at + _patience_s(peer)
         if peer.unanswered_at is not None:
             suspect_at = peer.unanswered_at + max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0))
-            if now < suspect_at:
+            if now + GRAIN_S < suspect_at:
                 return suspect_at
             self.probe(peer)
             return now + _patience_s(peer)
         interval_s = self.overlay_interval_s(peer) if peer.path is None else self.interval_s(peer)
         if interval_s is not None:
-            ask_at = peer.path_heard_at + interval_s - self._head_start_s(peer)
-            if now < ask_at:
+            ask_at = peer.path_heard_at + interval_s
+            if now + GRAIN_S < ask_at:
                 return min(ask_at, now + limit_s)
             self.probe(peer)
             return now + _patience_s(peer)

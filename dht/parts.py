@@ -69,7 +69,7 @@ class Parts:
             self.delegation,
             self.reach.network_time,
         )
-        self.liveness = Liveness(host, me, self.sessions)
+        self.liveness = Liveness(host, self.sessions)
         self.pings = Pings(host, self.exchange, lambda: self.near.joined)
         self.acquaintances = Acquaintances(
             host,

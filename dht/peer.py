@@ -50,7 +50,6 @@ class Peer:
         "_carrier",
         "_contact",
         "answered",
-        "asked_at",
         "clock_offset_s",
         "coordinate",
         "datagram_bytes",
@@ -122,7 +121,6 @@ class Peer:
         self.probes = 0  # pings sent since then; none while nothing is unanswered
         self.due_at = 0.0  # dht.liveness looks at it by then, unless something is awaited; 0: not in its heap
         self.ping_at = 0.0  # when the last of them was sent
-        self.asked_at = 0.0  # when the peer last pinged us
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None
         self.hops = 1

@@ -69,7 +69,6 @@ class Pings:
 
     def _on_ping(self, incoming: Incoming, message: Ping) -> Pong:
         assert incoming.peer is not None
-        incoming.peer.asked_at = self._host.now()
         if message.coordinate is not None:
             incoming.peer.coordinate = message.coordinate
         self.standing(incoming.peer, message.joined)

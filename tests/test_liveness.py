@@ -8,11 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from dht.host import Endpoint
-from dht.ids import RING
 from dht.liveness import (
     ADJACENT_S,
     EDGE_S,
-    HEAD_START_S,
+    GRAIN_S,
     IDLE_PEER_S,
     LAPSE_S,
     MAX_PAUSE_S,
@@ -25,12 +24,9 @@ from dht.liveness import (
 )
 from dht.peer import Peer
 from dht.sessions import Sessions
-from sims.constructed import construct
 from sims.engine import Engine, HostState
 from sims.latency import Constant
 from sims.network import Network
-from sims.plain import PLAIN
-from sims.world import World
 from tests.identities import make_identities
 
 SEED = 7
@@ -38,19 +34,17 @@ RTT_S = 0.1
 
 
 class Watched:
-    """A node whose peers answer probes after RTT_S while they are in `alive`, and ask `asked_after_s` later, if at all.
-    Notes what liveness says, and when. Its id is above all others: the first turn is theirs."""
+    """A node whose peers answer probes after RTT_S while they are in `alive`. Notes what liveness says, and when."""
 
     def __init__(self, peers: int = 1) -> None:
         print(f"seed {SEED}")
         self.engine = Engine(SEED)
         self.host = Network(self.engine, Constant(100.0)).host()
         self.sessions = Sessions(self.host, lambda *_: None, lambda *_: None, Counter())
-        self.liveness = Liveness(self.host, RING - 1, self.sessions)
+        self.liveness = Liveness(self.host, self.sessions)
         self.adjacent: tuple[int, ...] = ()
         self.wanted: set[int] = set()
         self.edge_s = EDGE_S
-        self.asked_after_s: float | None = None
         self.pings: list[tuple[float, int]] = []
         self.silences: defaultdict[int, list[float]] = defaultdict(list)  # before each, by peer
         self.said: list[tuple[str, float, int]] = []
@@ -91,12 +85,6 @@ class Watched:
     def _answered(self, peer: Peer) -> None:
         peer.heard_in_use(self.engine.now)
         self.liveness.answered()
-        if self.asked_after_s is not None:
-            self.engine.post(self.asked_after_s, self._asked, peer)
-
-    def _asked(self, peer: Peer) -> None:
-        peer.heard_in_use(self.engine.now)
-        peer.asked_at = self.engine.now
 
     def _lost(self, peer: Peer, dead: bool) -> None:
         self.said.append(("dead" if dead else "lapsed", self.engine.now, peer.id))
@@ -116,23 +104,22 @@ class Watched:
         self.engine.post(pause_s, again)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_an_idle_edge_is_probed_once_an_interval_and_sooner_by_who_was_asked_last(asked: bool) -> None:
+def test_an_idle_edge_is_probed_once_an_interval_and_an_adjacent_one_more_often() -> None:
     node = Watched(2)
-    node.asked_after_s = 2.0 if asked else None
     node.adjacent = (node.peers[1].id,)
     node.engine.run_for(300.0)
     assert node.said == []
-    # Not the first, when nobody has asked yet. What is due waits at most for the next tick.
+    # What is due waits at most for the next tick.
     for peer, interval_s in zip(node.peers, (EDGE_S, ADJACENT_S), strict=True):
-        silences = [silent_s + HEAD_START_S * asked for silent_s in node.silences[peer.id][1:]]
-        assert silences and all(interval_s - 1e-6 <= silent_s <= interval_s + TICK_S for silent_s in silences), silences
+        silences = node.silences[peer.id]
+        assert silences
+        assert all(interval_s - GRAIN_S <= silent_s <= interval_s + TICK_S for silent_s in silences), silences
 
 
 def test_who_is_heard_is_not_probed() -> None:
     node = Watched()
     node.adjacent = (node.peer.id,)
-    node.every(ADJACENT_S - HEAD_START_S - 0.1, lambda: node.peer.heard_in_use(node.engine.now))
+    node.every(ADJACENT_S - 0.1, lambda: node.peer.heard_in_use(node.engine.now))
     node.engine.run_for(200.0)
     assert node.pings == [] and node.said == []
 
@@ -265,28 +252,3 @@ def test_a_hundred_idle_peers_cost_hardly_more_ticks_than_one() -> None:
         assert pings == pytest.approx(count * 270.0 / (EDGE_S + RTT_S), abs=count)
         ticks.append(node.engine.events - before - pings)
     assert ticks[0] <= 270.0 / MAX_PAUSE_S + 30 and ticks[1] <= 270.0 / TICK_S
-
-
-def test_two_idle_ends_do_not_ask_each_other_at_the_same_time() -> None:
-    engine = Engine(SEED)
-    world = World(engine, Network(engine, Constant(100.0)), make_identities(40, SEED, suite=PLAIN))
-    construct(world, 40)
-    engine.run_for(60.0)
-    asked: dict[tuple[int, int], float] = {}
-    counted: Counter[str] = Counter()
-    for node in world.nodes:
-        ping = node.parts.liveness.ping
-
-        def noted(peer: Peer, me: int = node.id, ping: Callable[[Peer], None] = ping) -> None:
-            counted["all"] += 1
-            counted["crossed"] += engine.now - asked.get((peer.id, me), 0.0) < RTT_S / 2
-            asked[me, peer.id] = engine.now
-            ping(peer)
-
-        node.parts.liveness.ping = noted
-    engine.run_for(120.0)
-    assert counted["all"] > 500
-    assert counted["crossed"] < 0.05 * counted["all"], counted
-    # They take turns, so that both know the round trip; but for edges that one end alone wants, or that are new.
-    pairs = [frozenset(pair) for pair in asked]
-    assert len(pairs) - len(set(pairs)) > 0.6 * len(set(pairs))
