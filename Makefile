@@ -75,10 +75,11 @@ figures:
 	$(PYTHON) -m sims.figures subring --nodes 500 --groups 20
 	$(if $(MATRIX),$(PYTHON) -m sims.figures vivaldi --nodes 490 --matrix $(MATRIX))
 
-# The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten; COMPILED=1: by
-# compiled code. The scenarios take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some 7 hours
-# on two free cores, reckoned likewise (CPU seconds a seed: 1-latency-by-size 180, 3-churn 500, 3-failures 240,
-# 6-join-all 40, 7-hostile 1,800, all others together 1,600); `--engine dask://...` spreads them.
+# The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios
+# take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some three
+# hours with COMPILED=1 (CPU seconds a seed then: 1-latency-by-size 130, 2-broken-links 35, 3-failures 160, 4-churn 120,
+# 4-phones 75, 5-coordinates 35, 6-join-all 17, 6-join-one 14; 3-churn and 7-hostile are reckoned: 330 and 1,200), half
+# as much again without; `--engine dask://...` spreads them.
 sim: setup $(if $(COMPILED),compiled)
 	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py tests/test_groups.py -n $(JOBS) -q
 	P2PVPN_LONG=1 $(PYTEST) tests/test_constructed.py -q
