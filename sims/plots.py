@@ -101,8 +101,10 @@ def table(plot: PlotOptions, result: Mapping[str, Any]) -> str:
     title = [f"**{plot.title}**", ""] if plot.title else []
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
     seeds = len(result["seeds"])
-    foot = ["", f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half of the 95 % confidence interval."]
-    if unfinished := _unfinished(result):
+    unfinished = _unfinished(result)
+    over = f"{'at most ' if unfinished else ''}{seeds} seed{'s' if seeds > 1 else ''}"
+    foot = ["", f"Means over {over}, ± half of the 95 % confidence interval."]
+    if unfinished:
         foot[1] += f" This is {unfinished}."
     published = [
         f"Published: {reference.label}, {reference.source}: " + ", ".join(f"{x:g}: {y:g}" for x, y in reference.points)
