@@ -155,7 +155,8 @@ def test_segments_in_one_memory_join_as_segments_one_by_one(version: int, tcp: b
         row[at : at + 1] = data.draw(st.sampled_from(([], row[:1], row[at : at + 1] * 2)))
     # As in one receive: all of one length, but for the last.
     length = max(map(len, row), default=0)
-    row = [each for each in row if len(each) == length] + data.draw(st.sampled_from(([], [first[-1]], [second[-1]])))
+    last = data.draw(st.sampled_from(([], [first[-1]], [second[-1]])))
+    row = [each for each in row if len(each) == length] + [each for each in last if len(each) <= length]
     joined = memoryview(b"".join(row))
     at, runs = 0, []
     while at < len(joined):
