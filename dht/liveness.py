@@ -5,22 +5,25 @@
     quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
-One tick a node, not one timer a peer, and none where nobody can be due. Also notices that the machine slept: the clock
-jumps between two ticks.
+One timer a node, not one a peer: a heap holds for each peer the first instant at which anything may be due. What is
+heard from it moves that instant away without a word to anybody, so who is looked at too early is only put back. Also
+notices that the machine slept: the clock jumps between two ticks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
+from math import inf
 
 from dht.host import Host, Timer
 from dht.peer import Peer
 from dht.sessions import Sessions
 
-TICK_S = 0.5
-MAX_PAUSE_S = 2 * TICK_S  # between two ticks while nothing is awaited; new neighbours are noticed within it
+TICK_S = 0.5  # at least, between two ticks: what is due meanwhile waits for its company
+MAX_PAUSE_S = 2.0  # at most; who has become adjacent is noticed within it
+GRAIN_S = 0.01  # what is due within it is due: a clock's ticks are not exact
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
 MIN_PROBE_S = 0.4
@@ -58,16 +61,15 @@ class Liveness:
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
         self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `due_at` follows from
-        self._calm: list[tuple[float, int, Peer]] = []  # a heap: until when a peer is calm at least, its number, it
-        self._ticked_at = self._due_at = 0.0
+        self._due: list[tuple[float, int, Peer]] = []  # a heap: when, the peer's number, it; void unless its `due_at`
+        self._ticked_at = self._tick_at = 0.0
         self._forget_at = 0.0
 
     def start(self) -> None:
         self._ticked_at = self._host.now()
-        self._sessions.awaited = self._tick_soon
+        self._sessions.awaited = lambda: self._tick_within(SUSPECT_AFTER_S)
         # Nodes started together must not stay in step.
-        self._due_at = self._ticked_at + TICK_S * self._host.rng.random()
-        self._timer = self._host.call_later(self._due_at - self._ticked_at, self._tick)
+        self._tick_in(TICK_S * self._host.rng.random())
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -82,6 +84,16 @@ class Liveness:
         peer.probes += 1
         peer.ping_at = now
         self.ping(peer)
+        self._tick_within(_patience_s(peer))
+
+    def answered(self) -> None:
+        """A probe was answered: perhaps nobody is due so soon any more."""
+        if self._timer is not None and self._tick_at > self._host.now():
+            at = self._ticked_at + self._pause_s()
+            if at > self._tick_at:
+                self._timer.cancel()
+                self._tick_at = at
+                self._timer = self._host.call_later(at - self._host.now(), self._tick)
 
     def entrust(self, peer: Peer) -> None:
         """`peer` was given what it is to pass on. Perhaps nothing will come back by this edge, and who asked has little
@@ -100,93 +112,136 @@ class Liveness:
     def _tick(self) -> None:
         now = self._host.now()
         gap_s = now - self._ticked_at
-        self._ticked_at = now
+        self._ticked_at = self._tick_at = now
         if gap_s > SLEPT_S:
             self._tick_in(TICK_S)
             self.slept(gap_s)
             return
-        self._look_at_the_restless(now)
+        self._look(now)
         if now >= self._forget_at:
             self._forget_at = now + 60.0
             self._sessions.forget(now)
-        free_s = self._calm[0][0] - now if self._calm else MAX_PAUSE_S
-        self._tick_in(MAX_PAUSE_S if free_s > TICK_S and not self._sessions.restless else TICK_S)
+        self._tick_in(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """From the last tick to the next."""
+        free_s = 0.0 if self._sessions.restless else self._first_due() - self._ticked_at
+        return min(max(TICK_S, free_s), MAX_PAUSE_S)
 
     def _tick_in(self, pause_s: float) -> None:
-        self._due_at = self._ticked_at + pause_s
+        self._tick_at = self._ticked_at + pause_s
         self._timer = self._host.call_later(pause_s, self._tick)
 
-    def _tick_soon(self) -> None:
-        """Something is awaited again: the tick that was left out takes place, unless its time is over."""
-        now, left_out_at = self._host.now(), self._due_at - TICK_S
-        if self._timer is not None and self._ticked_at < left_out_at and now < left_out_at:
+    def _tick_within(self, wait_s: float) -> None:
+        """Something is awaited: have a look by then. During a tick this does nothing; its end sees to that."""
+        now = self._host.now()
+        at = max(now + wait_s, self._ticked_at + TICK_S)
+        if self._timer is not None and at < self._tick_at:
             self._timer.cancel()
-            self._due_at = left_out_at
-            self._timer = self._host.call_later(left_out_at - now, self._tick)
+            self._tick_at = at
+            self._timer = self._host.call_later(at - now, self._tick)
 
-    def _look_at_the_restless(self, now: float) -> None:
-        """Check every peer but those that are calm: up, with nothing unanswered, and heard within their limit. Nearly
-        all are, nearly always, so each waits in a heap for the first instant at which it may no longer be."""
-        sessions, calm = self._sessions, self._calm
+    def _first_due(self) -> float:
+        """When the first peer is due, as far as is known now."""
+        due = self._due
+        while due:
+            at, number, peer = due[0]
+            if at != peer.due_at or self._sessions.peers.get(peer.id) is not peer:
+                heappop(due)
+                continue
+            calm_until = self._calm_until(peer, self._limit_s(peer))
+            if calm_until <= at:
+                return at
+            peer.due_at = calm_until
+            heapreplace(due, (calm_until, number, peer))
+        return inf
+
+    def _limit_s(self, peer: Peer) -> float:
+        """How long a peer may be silent before it must be considered at all."""
+        adjacent, edge_s = self._judged_by
+        return ADJACENT_S if peer.id in adjacent else edge_s
+
+    def _calm_until(self, peer: Peer, limit_s: float) -> float:
+        """Until when nothing is due for a peer, if that depends on its silence alone; 0 otherwise."""
+        if not peer.up or peer.probes or peer.unanswered_at is not None:
+            return 0.0
+        return peer.path_heard_at + limit_s
+
+    def _look(self, now: float) -> None:
+        """Look at every peer that is due, and at those of whom something is awaited."""
+        sessions, due = self._sessions, self._due
         restless, peers = sessions.restless, sessions.peers
-        adjacent, edge_s = self.adjacent(), self.edge_interval_s()
-        if (adjacent, edge_s) != self._judged_by:
-            self._judged_by = adjacent, edge_s
-            calm.clear()
+        judged_by = self.adjacent(), self.edge_interval_s()
+        if judged_by != self._judged_by:
+            self._judged_by = judged_by
+            due.clear()
             for peer in peers.values():
                 peer.due_at = 0.0
                 restless[peer.number] = peer
-        while calm and calm[0][0] <= now:
-            _, number, peer = heappop(calm)
-            restless[number] = peer
+        soon = now + GRAIN_S
+        while due and due[0][0] <= soon:
+            at, number, peer = heappop(due)
+            if at == peer.due_at:
+                peer.due_at = 0.0
+                restless[number] = peer
         for number in sorted(restless) if len(restless) > 1 else tuple(restless):
             peer = restless[number]
-            limit_s = ADJACENT_S if peer.id in adjacent else edge_s
             if peers.get(peer.id) is not peer:
                 del restless[number]
-            elif peer.unanswered_at is None and now - peer.path_heard_at < limit_s and peer.up:
-                del restless[number]
-                if peer.due_at <= now:  # else it is in the heap, and is looked at no later than it must be
-                    peer.due_at = peer.path_heard_at + limit_s
-                    heappush(calm, (peer.due_at, number, peer))
-            else:
-                self._check(peer, now)
+                continue
+            limit_s = self._limit_s(peer)
+            due_at = self._calm_until(peer, limit_s)
+            if due_at <= soon:
+                due_at = self._look_at(peer, now, limit_s)
+            restless.pop(number, None)
+            # Who is in the heap already, for an earlier instant, is looked at no later than it must be.
+            if peers.get(peer.id) is peer and (not peer.due_at or due_at < peer.due_at):
+                peer.due_at = due_at
+                heappush(due, (due_at, number, peer))
 
-    def _check(self, peer: Peer, now: float) -> None:
+    def _look_at(self, peer: Peer, now: float, limit_s: float) -> float:
+        """Do what is due for a peer, if anything; returns when to look again."""
         if not peer.up:
-            if now - peer.heard_at > IDLE_PEER_S:
+            if now - peer.heard_at >= IDLE_PEER_S:
                 self._sessions.remove(peer)
-            return
-        silent_s = now - peer.path_heard_at
-        if silent_s < ADJACENT_S and peer.unanswered_at is None and peer.probes == 0:
-            return
+            return peer.heard_at + IDLE_PEER_S
         if peer.probes > 0:
-            patience_s = max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
-            if now - peer.ping_at < patience_s:
-                return
-            if not peer.suspect:
-                peer.suspect = True
-                self.suspected(peer)
-            if peer.probes >= PROBES:
-                self.lost(peer, True)
-            else:
-                self.probe(peer)
-            return
+            if now + GRAIN_S >= peer.ping_at + _patience_s(peer):
+                self._unanswered(peer)
+            return peer.ping_at + _patience_s(peer)
         if peer.unanswered_at is not None:
-            if now - peer.unanswered_at >= max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0)):
-                self.probe(peer)
-            return
-        if peer.path is None:
-            interval_s = self.overlay_interval_s(peer)
-            if interval_s is not None:
-                if silent_s >= interval_s:
-                    self.probe(peer)
-            elif silent_s > IDLE_PEER_S and now - peer.demand_at > IDLE_PEER_S:
-                self._sessions.remove(peer)
-            return
-        interval_s = self.interval_s(peer)
-        if interval_s is None:
-            if silent_s > LAPSE_S:
-                self.lost(peer, False)
-        elif silent_s >= interval_s:
+            suspect_at = peer.unanswered_at + max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0))
+            if now + GRAIN_S < suspect_at:
+                return suspect_at
             self.probe(peer)
+            return now + _patience_s(peer)
+        interval_s = self.overlay_interval_s(peer) if peer.path is None else self.interval_s(peer)
+        if interval_s is not None:
+            ask_at = peer.path_heard_at + interval_s
+            if now + GRAIN_S < ask_at:
+                return min(ask_at, now + limit_s)
+            self.probe(peer)
+            return now + _patience_s(peer)
+        if peer.path is not None:
+            if now - peer.path_heard_at > LAPSE_S:
+                self.lost(peer, False)
+            return now + TICK_S  # it may be wanted again before it lapses
+        gone_at = max(peer.path_heard_at, peer.demand_at) + IDLE_PEER_S
+        if now >= gone_at:
+            self._sessions.remove(peer)
+        return min(gone_at, now + limit_s)  # a group may want to know meanwhile
+
+    def _unanswered(self, peer: Peer) -> None:
+        """The last probe went unanswered."""
+        if not peer.suspect:
+            peer.suspect = True
+            self.suspected(peer)
+        if peer.probes >= PROBES:
+            self.lost(peer, True)
+        else:
+            self.probe(peer)
+
+
+def _patience_s(peer: Peer) -> float:
+    """How long a probe's answer may take."""
+    return max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))

@@ -315,6 +315,7 @@ class Upkeep:
         def answered(pinged: Pinged | None) -> None:
             if pinged is None:
                 return
+            self._parts.liveness.answered()
             if pinged.observed is not None and peer.endpoint is not None:
                 self._parts.reach.observed(pinged.observed, peer.endpoint)
 
