@@ -18,6 +18,7 @@ from dht.contact import STATIC_BYTES, Contact
 from dht.coordinate import Coordinate
 from dht.errors import BadDatagram
 from dht.host import Endpoint
+from dht.liveness import EDGE_S
 from dht.messages import Message
 from dht.node import Node
 from dht.packing import Fields, pack
@@ -96,9 +97,6 @@ class Searcher:
         """Open a session, and keep on wanting proxies until one is no longer wanted."""
         self.node.open_session(other.id, lambda peer: None)
         self.sought.add(other.id)
-
-    def stop_seeking(self, other: Node) -> None:
-        self.sought.discard(other.id)
 
     def tunnels(self, other: Node) -> list[Tunnel]:
         """Those that work."""
@@ -270,8 +268,9 @@ def test_tunnels_that_nobody_seeks_any_more_are_given_up() -> None:
     world.network.mend(world.hosts[one.id], world.hosts[other.id])
     for here, there in ((one, other), (other, one)):
         here.parts.sessions.use(here.parts.sessions.peers[there.id], world.hosts[there.id].endpoint)
-    everybody[one.id].stop_seeking(other)  # or it would seek again once that edge, which no ring wants, has lapsed
+        here.parts.liveness.interval_s = lambda peer: EDGE_S  # it is in use, and so kept
     world.engine.run_for(UNSOUGHT_S + IDLE_S + 4 * SWEEP_S)
+    assert one.parts.sessions.peers[other.id].direct and other.parts.sessions.peers[one.id].direct
     assert not one.parts.tunnels.to(other.id)
     assert not other.parts.tunnels.to(one.id)
 
