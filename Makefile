@@ -77,7 +77,7 @@ figures:
 
 # The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios
 # take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some three
-# hours with COMPILED=1 (CPU seconds a seed then: 1-latency-by-size 130, 2-broken-links 35, 3-failures 160, 4-churn 120,
+# hours with COMPILED=1 (CPU seconds a seed then: 1-latency-by-size 170, 2-broken-links 35, 3-failures 160, 4-churn 120,
 # 4-phones 75, 5-coordinates 35, 6-join-all 17, 6-join-one 14; 3-churn and 7-hostile are reckoned: 330 and 1,200), half
 # as much again without; `--engine dask://...` spreads them.
 sim: setup $(if $(COMPILED),compiled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 from sims.errors import NeverHappened
 from sims.scenario.options import option
@@ -14,18 +15,26 @@ MAX_WAIT_S = 30 * 86_400.0  # of simulated time, for a ring that grows
 MEMBER_LIMIT_S = 60.0  # for the first node to find itself alone
 
 
-@dataclass(frozen=True, kw_only=True)
-class OneByOne:
-    """Nodes start one after another, at even intervals, each through nodes that came before."""
-
-    gap_s: float = option(0.1, "between two starts", at_least=0.0, at_most=MAX_WAIT_S)
-    whole_within_s: float = option(
+def _whole_within() -> Any:  # a field, as `option` gives it
+    return option(
         300.0,
         "the ring must be whole this long after the last start; 0: don't wait",
         at_least=0.0,
         at_most=MAX_WAIT_S,
     )
-    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0, at_most=MAX_WAIT_S)
+
+
+def _settled() -> Any:
+    return option(0.0, "how long to wait after that", at_least=0.0, at_most=MAX_WAIT_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneByOne:
+    """Nodes start one after another, at even intervals, each through nodes that came before."""
+
+    gap_s: float = option(0.1, "between two starts", at_least=0.0, at_most=MAX_WAIT_S)
+    whole_within_s: float = _whole_within()
+    settle_s: float = _settled()
 
     def arrive(self, run: Run) -> None:
         for number in _in_order(run):
@@ -40,13 +49,8 @@ class Together:
     """One node starts; when it has a ring of its own, all others start within a short time, knowing it alone."""
 
     within_s: float = option(1.0, "all starts fall into so long, at random", at_least=0.0, at_most=MAX_WAIT_S)
-    whole_within_s: float = option(
-        300.0,
-        "the ring must be whole this long after the last start; 0: don't wait",
-        at_least=0.0,
-        at_most=MAX_WAIT_S,
-    )
-    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0, at_most=MAX_WAIT_S)
+    whole_within_s: float = _whole_within()
+    settle_s: float = _settled()
 
     def arrive(self, run: Run) -> None:
         engine = run.world.engine
@@ -65,13 +69,8 @@ class Poisson:
     """Nodes start at random instants, independently of each other, each through nodes that came before."""
 
     rate_per_s: float = option(10.0, "starts a second on average", at_least=1e-4)
-    whole_within_s: float = option(
-        300.0,
-        "the ring must be whole this long after the last start; 0: don't wait",
-        at_least=0.0,
-        at_most=MAX_WAIT_S,
-    )
-    settle_s: float = option(0.0, "how long to wait after that", at_least=0.0, at_most=MAX_WAIT_S)
+    whole_within_s: float = _whole_within()
+    settle_s: float = _settled()
 
     def arrive(self, run: Run) -> None:
         for number in _in_order(run):
