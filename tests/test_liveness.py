@@ -137,9 +137,10 @@ def test_a_dead_adjacent_peer_is_lost_within_six_seconds() -> None:
         assert len([at for at, _ in node.pings if at >= node.when("suspected") - 1.0]) >= PROBES - 1
 
 
-def test_what_is_unanswered_is_asked_for_soon_though_the_interval_is_long() -> None:
+@pytest.mark.parametrize("after_s", [5.0, 5.4, 5.9, 6.3])
+def test_what_is_unanswered_is_asked_for_soon_though_the_interval_is_long(after_s: float) -> None:
     node = Watched()
-    node.engine.run_for(5.0)
+    node.engine.run_for(after_s)
     node.alive.clear()
     asked_at = node.engine.now
     node.sessions.sent(node.peer, 100, asked_at)
@@ -219,15 +220,16 @@ def test_who_never_came_up_is_forgotten() -> None:
     assert node.sessions.peers == {} and node.pings == [] and node.said == []
 
 
-def test_who_is_entrusted_with_a_question_is_doubted_within_two_round_trips() -> None:
+@pytest.mark.parametrize("after_s", [10.0, 10.5, 11.1, 11.6])
+def test_who_is_entrusted_with_a_question_is_doubted_within_two_round_trips(after_s: float) -> None:
     node = Watched()
-    node.engine.run_for(10.0)
+    node.engine.run_for(after_s)
     node.alive.clear()
     entrusted_at = node.engine.now
     node.liveness.entrust(node.peer)
     node.engine.run_for(10.0)
     assert node.when("suspected") - entrusted_at == pytest.approx(2 * RTT_S, abs=1e-6)
-    assert node.when("dead") - entrusted_at <= PROBES * (MIN_PROBE_S + TICK_S)
+    assert node.when("dead") - entrusted_at <= MIN_PROBE_S + PROBES * TICK_S + GRAIN_S
 
 
 def test_a_machine_that_slept_is_told_so_and_one_that_was_slow_is_not() -> None:
@@ -246,9 +248,23 @@ def test_a_hundred_idle_peers_cost_hardly_more_ticks_than_one() -> None:
     for count in (1, 100):
         node = Watched(count)
         node.engine.run_for(60.0)
-        before = node.engine.events
+        before, asked = node.engine.events, len(node.pings)
         node.engine.run_for(270.0)
-        pings = len([at for at, _ in node.pings if at > node.engine.now - 270.0])
+        pings = len(node.pings) - asked
         assert pings == pytest.approx(count * 270.0 / (EDGE_S + RTT_S), abs=count)
-        ticks.append(node.engine.events - before - pings)
-    assert ticks[0] <= 270.0 / MAX_PAUSE_S + 30 and ticks[1] <= 270.0 / TICK_S
+        ticks.append(node.engine.events - before - pings)  # every answer was an event too
+        print(f"{count} peers: {ticks[-1]} ticks, {pings} pings")
+    # A ping may come between two pauses; no second tick looks whether it was answered.
+    assert ticks[0] <= 270.0 / MAX_PAUSE_S + 270.0 / EDGE_S + 2
+    assert ticks[1] <= 270.0 / TICK_S
+
+
+def test_a_peer_that_is_heard_wakes_nobody() -> None:
+    node = Watched()
+    node.adjacent = (node.peer.id,)
+    node.every(0.9, lambda: node.peer.heard_in_use(node.engine.now))
+    node.engine.run_for(60.0)
+    before = node.engine.events
+    node.engine.run_for(270.0)
+    ticks = node.engine.events - before - round(270.0 / 0.9)
+    assert node.pings == [] and ticks <= 270.0 / MAX_PAUSE_S + 2
