@@ -5,16 +5,16 @@
     quiet -> (entrusted with a routed question, whose answer comes another way) -> ping at once, suspect as soon
     wanted by neither end -> lapsed before NATs forget it
 
-One timer a node, not one a peer: a heap holds for each peer the first instant at which anything may be due. What is
+One timer a node, not one a peer: a list holds for each peer the first instant at which anything may be due. What is
 heard from it moves that instant away without a word to anybody, so who is looked at too early is only put back. Also
 notices that the machine slept: the clock jumps between two ticks.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from functools import partial
-from heapq import heappop, heappush, heapreplace
 from math import inf
 
 from dht.host import Host, Timer
@@ -61,7 +61,8 @@ class Liveness:
         self.slept: Callable[[float], None] = lambda gap_s: None
         self._timer: Timer | None = None
         self._judged_by: tuple[tuple[int, ...], float] = ((), 0.0)  # what every peer's `due_at` follows from
-        self._due: list[tuple[float, int, Peer]] = []  # a heap: when, the peer's number, it; void unless its `due_at`
+        # In order: when, the peer's number, it; void unless its `due_at`. What is new mostly belongs at the end.
+        self._due: list[tuple[float, int, Peer]] = []
         self._ticked_at = self._tick_at = 0.0
         self._forget_at = 0.0
 
@@ -147,13 +148,14 @@ class Liveness:
         while due:
             at, number, peer = due[0]
             if at != peer.due_at or self._sessions.peers.get(peer.id) is not peer:
-                heappop(due)
+                del due[0]
                 continue
             calm_until = self._calm_until(peer, self._limit_s(peer))
             if calm_until <= at:
                 return at
             peer.due_at = calm_until
-            heapreplace(due, (calm_until, number, peer))
+            del due[0]
+            _insert(due, (calm_until, number, peer))
         return inf
 
     def _limit_s(self, peer: Peer) -> float:
@@ -180,7 +182,7 @@ class Liveness:
                 restless[peer.number] = peer
         soon = now + GRAIN_S
         while due and due[0][0] <= soon:
-            at, number, peer = heappop(due)
+            at, number, peer = due.pop(0)
             if at == peer.due_at:
                 peer.due_at = 0.0
                 restless[number] = peer
@@ -197,7 +199,7 @@ class Liveness:
             # Who is in the heap already, for an earlier instant, is looked at no later than it must be.
             if peers.get(peer.id) is peer and (not peer.due_at or due_at < peer.due_at):
                 peer.due_at = due_at
-                heappush(due, (due_at, number, peer))
+                _insert(due, (due_at, number, peer))
 
     def _look_at(self, peer: Peer, now: float, limit_s: float) -> float:
         """Do what is due for a peer, if anything; returns when to look again."""
@@ -245,3 +247,10 @@ class Liveness:
 def _patience_s(peer: Peer) -> float:
     """How long a probe's answer may take."""
     return max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
+
+
+def _insert(due: list[tuple[float, int, Peer]], entry: tuple[float, int, Peer]) -> None:
+    if due and entry < due[-1]:
+        insort(due, entry)
+    else:
+        due.append(entry)

@@ -30,7 +30,7 @@ MODULES = """
     dht/lingering dht/linking dht/liveness dht/messages/header dht/near dht/overlay dht/packing dht/path dht/peer
     dht/pings dht/reach dht/records dht/relay dht/replay dht/replicas dht/requests dht/ring dht/router dht/session
     dht/sessions dht/size_questions dht/sizes dht/store dht/suite dht/tunnels dht/upkeep
-    sims/agenda sims/attack sims/engine sims/network sims/latency/models
+    sims/agenda sims/attack sims/border sims/engine sims/network sims/latency/models
 """.split()  # noqa: SIM905  # So many names read better as a text.
 IMPORTS = "from __future__ import annotations\n"
 MYPY = ["--strict", "--explicit-package-bases", "--ignore-missing-imports", "--python-version", "3.11"]

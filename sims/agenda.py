@@ -1,34 +1,38 @@
 """What is still to happen in a simulated world, in order.
 
-A heap for the present slice of time, and unordered piles for the slices after it. Most timers are cancelled long before
-they are due (a question is answered), and most others are far off: each costs one `append` here, where in a single heap
-of hundreds of thousands it would stand in every datagram's way. A pile becomes the heap when its slice begins, without
-what was cancelled meanwhile. So the order is that of one heap: by instant, then by sequence.
+A sorted list for the present slice of time, and unordered piles for the slices after it. Most timers are cancelled long
+before they are due (a question is answered), and most others are far off: each costs one `append` here, where in a heap
+of hundreds of thousands it would stand in every datagram's way. A pile is sorted when its slice begins: `list.sort`
+compares the numbers of neighbors in memory, where a heap would fetch a score of entries from all over it for each that
+it gives up, and that fetching is what large worlds spend their time on. So the order is that of one heap: by instant,
+then by sequence.
 
-It knows nothing of what it holds but whether it is void. Source: calendar queues (Brown, CACM 31(10), 1988), with a
-heap in place of each day's sorted list.
+It knows nothing of what it holds but whether it is void. Source: calendar queues (Brown, CACM 31(10), 1988).
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from bisect import insort
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
-SLICES_PER_S = 16  # a power of two: where a slice begins is exact
+SLICES_PER_S = 64  # a power of two: where a slice begins is exact
 SWEEP_ABOVE = 4096  # void entries before it is worth looking for them
 
-# (when, sequence number, what to call, with what), or (when, sequence number, a timer, None). No two sequence numbers
-# are equal, so the comparison of entries never gets past the first two. A timer whose `callback` is None is void.
+# (minus when, minus sequence number, what to call, with what), or a timer and None. Negative, so that what is next
+# stands last in a list that is in order. No two sequence numbers are equal, so the comparison of entries never gets
+# past the first two. A timer whose `callback` is None is void.
 Entry = tuple[float, int, Any, "tuple[Any, ...] | None"]
 
 
 class Agenda:
-    """`heap` holds, as `heapq` does, what is due before `horizon`; nothing else is, until `turn` says so."""
+    """`present` holds, the next last, what is due before `horizon`; nothing else is, until `turn` says so."""
 
-    __slots__ = ("_later", "_slices", "_sweep_above", "_void", "heap", "horizon")
+    __slots__ = ("_later", "_slices", "_sweep_above", "_void", "horizon", "present")
 
     def __init__(self) -> None:
-        self.heap: list[Entry] = []
+        self.present: list[Entry] = []
         self.horizon = 0.0
         self._later: dict[int, list[Entry]] = {}  # by number of the slice
         self._slices: list[int] = []  # a heap of those numbers
@@ -37,12 +41,13 @@ class Agenda:
 
     def __len__(self) -> int:
         """How many entries there are, void ones included."""
-        return len(self.heap) + sum(map(len, self._later.values()))
+        return len(self.present) + sum(map(len, self._later.values()))
 
-    def add(self, entry: Entry) -> None:
-        at = entry[0]
+    def add(self, at: float, sequence: int, what: Any, arguments: tuple[Any, ...] | None) -> None:
+        """`what` is due at the instant `at`; of the same instant, by `sequence`."""
+        entry = (-at, -sequence, what, arguments)
         if at < self.horizon:
-            heappush(self.heap, entry)
+            insort(self.present, entry)
             return
         number = int(at * SLICES_PER_S)
         pile = self._later.get(number)
@@ -53,23 +58,19 @@ class Agenda:
             pile.append(entry)
 
     def turn(self, until: float) -> bool:
-        """When the heap is used up: go on to the next slice in which anything may happen. False when none begins by
+        """When the present is used up: go on to the next slice in which anything may happen. False when none begins by
         `until`."""
-        assert not self.heap, "the present slice is not over"
-        while self._slices and self._slices[0] <= until * SLICES_PER_S:
+        assert not self.present, "the present slice is not over"
+        present = self.present  # the same list for ever: a running loop holds on to it
+        while not present and self._slices and self._slices[0] <= until * SLICES_PER_S:
             number = heappop(self._slices)
-            pile = self._later.pop(number)
-            alive = _alive(pile)
-            self._void -= len(pile) - len(alive)
             self.horizon = (number + 1) / SLICES_PER_S
-            if alive:
-                heapify(alive)
-                self.heap[:] = alive  # in place: a running loop holds on to this list
-                return True
-        return False
+            present += self._later.pop(number)
+            present.sort()
+        return bool(present)
 
     def dropped(self) -> None:
-        """A void entry was taken from the heap."""
+        """A void entry was taken from the present."""
         self._void -= 1
 
     def cancelled(self) -> None:
@@ -81,10 +82,12 @@ class Agenda:
             self._sweep_above = max(SWEEP_ABOVE, self._void + len(self) // 4)
 
     def _sweep(self) -> None:
-        self.heap[:] = _alive(self.heap)
-        heapify(self.heap)
-        for pile in self._later.values():
-            pile[:] = _alive(pile)
+        self.sift(lambda what, arguments: True)
+
+    def sift(self, keep: Callable[[Any, tuple[Any, ...] | None], bool]) -> None:
+        """Drop what is void, and what `keep(what, arguments)` doesn't hold for."""
+        for pile in (self.present, *self._later.values()):
+            pile[:] = [entry for entry in _alive(pile) if keep(entry[2], entry[3])]
         self._void = 0
 
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from hashlib import blake2b
-from heapq import heappop
 from random import Random
 from typing import Any, Protocol
 
@@ -69,14 +68,24 @@ class Engine:
         """Call `function(*arguments)` in `delay_s` seconds, in a later event even when that is 0. Not cancellable."""
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        self._agenda.add((at, self._sequence, function, arguments))
+        self._agenda.add(at, self._sequence, function, arguments)
+
+    def post_at(self, at: float, function: Callable[..., object], *arguments: Any) -> None:
+        """As `post`, at the instant `at`, or now if that is over."""
+        self._sequence += 1
+        self._agenda.add(max(at, self.now), self._sequence, function, arguments)
+
+    def sift(self, keep: Callable[[Any, tuple[Any, ...] | None], bool]) -> None:
+        """Of what is to happen, drop what `keep` doesn't hold for. It is given what `post` was, function and arguments,
+        or a SimTimer and None."""
+        self._agenda.sift(keep)
 
     def call_later(self, delay_s: float, callback: Callable[[], None], owner: SimHost | None = None) -> SimTimer:
         """A timer. With an `owner`, it waits while that host is frozen, and never runs once it is down."""
         timer = SimTimer(self, callback, owner)
         self._sequence += 1
         at = self.now + delay_s if delay_s > 0 else self.now
-        self._agenda.add((at, self._sequence, timer, None))
+        self._agenda.add(at, self._sequence, timer, None)
         return timer
 
     def run_for(self, duration_s: float) -> None:
@@ -124,13 +133,13 @@ class Engine:
         self._agenda.cancelled()
 
     def _run_to(self, until: float) -> None:
-        agenda, heap, hooks, running = self._agenda, self._agenda.heap, self.after_event, HostState.RUNNING
-        while heap or agenda.turn(until):
-            if heap[0][0] > until:
+        agenda, present, hooks, running = self._agenda, self._agenda.present, self.after_event, HostState.RUNNING
+        while present or agenda.turn(until):
+            if -present[-1][0] > until:
                 break
-            at, _, what, arguments = heappop(heap)
+            before, _, what, arguments = present.pop()
             if arguments is not None:
-                self.now = at
+                self.now = -before
                 self.events += 1
                 what(*arguments)
             else:
@@ -138,7 +147,7 @@ class Engine:
                 if callback is None:
                     agenda.dropped()
                     continue
-                self.now = at
+                self.now = -before
                 self.events += 1
                 owner = what.owner
                 if owner is None or owner.state is running:
@@ -154,14 +163,14 @@ class Engine:
 
     def _step(self, until: float) -> bool:
         """Run the next event due by `until`; False when there is none."""
-        agenda, heap = self._agenda, self._agenda.heap
-        while (heap or agenda.turn(until)) and heap[0][0] <= until:
+        agenda, present = self._agenda, self._agenda.present
+        while (present or agenda.turn(until)) and -present[-1][0] <= until:
             # The event itself may schedule others for this instant; they are left for the next step.
-            at, _, what, arguments = heappop(heap)
+            before, _, what, arguments = present.pop()
             if arguments is None and what.callback is None:
                 agenda.dropped()
                 continue
-            self.now = at
+            self.now = -before
             self.events += 1
             if arguments is not None:
                 what(*arguments)

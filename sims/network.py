@@ -180,7 +180,7 @@ class Network:
             self.counters["cut"] += 1
             return
         delay_s = self.latency.one_way_s(source.place, destination.place)
-        self.launch(delay_s, self._arrive, source, source.endpoint, to, datagram, traffic_class)
+        self.launch(delay_s, self.arrive, source, source.endpoint, to, datagram, traffic_class)
 
     def launch(
         self,
@@ -193,34 +193,63 @@ class Network:
         traffic_class: int = 0,
     ) -> None:
         """Call `arrive` with the rest in `delay_s` seconds and jitter, once, twice, or never."""
-        if len(datagram) > MAX_DATAGRAM_BYTES:
-            self.counters["oversized"] += 1
-            return
         engine = self.engine
-        if self._up and (pipe := self._up.get(origin.index)) is not None:
-            through_s = pipe.passes_in(len(datagram) + origin.header_bytes, engine.now)
-            if through_s is None:
-                self.counters["queue_full_up"] += 1
-                return
-            if pipe.loss and engine.rng.random() < pipe.loss:
-                self.counters["lost"] += 1
-                return
-            delay_s += through_s
-            if pipe.jitter_s:
-                delay_s += engine.rng.random() * pipe.jitter_s
-        if not (self.loss or self.duplicate or self.jitter_s):
+        if not (self._up or self.loss or self.duplicate or self.jitter_s) and len(datagram) <= MAX_DATAGRAM_BYTES:
             engine.post(delay_s, arrive, origin, source, to, datagram, traffic_class)
             return
+        for after_s in self._delays_s(delay_s, origin, len(datagram)):
+            engine.post(after_s, arrive, origin, source, to, datagram, traffic_class)
+
+    def under_way_s(self, source: SimHost, destination: SimHost, size_bytes: int) -> list[float]:
+        """For how long a datagram that `source` sends now will be under way to the far end of `destination`'s link,
+        both public and of one IP version: of each copy, so nothing when it is lost."""
+        if source.group != destination.group or self._parted(source, destination):
+            self.counters["cut"] += 1
+            return []
+        return self._delays_s(self.latency.one_way_s(source.place, destination.place), source, size_bytes)
+
+    def _delays_s(self, delay_s: float, origin: SimHost, size_bytes: int) -> list[float]:
+        """What becomes of `delay_s` by `origin`'s link, loss, duplication and jitter: one value a copy."""
+        if size_bytes > MAX_DATAGRAM_BYTES:
+            self.counters["oversized"] += 1
+            return []
+        rng = self.engine.rng
+        if self._up and (pipe := self._up.get(origin.index)) is not None:
+            through_s = pipe.passes_in(size_bytes + origin.header_bytes, self.engine.now)
+            if through_s is None:
+                self.counters["queue_full_up"] += 1
+                return []
+            if pipe.loss and rng.random() < pipe.loss:
+                self.counters["lost"] += 1
+                return []
+            delay_s += through_s
+            if pipe.jitter_s:
+                delay_s += rng.random() * pipe.jitter_s
         copies = 1
-        if self.duplicate and engine.rng.random() < self.duplicate:
+        if self.duplicate and rng.random() < self.duplicate:
             self.counters["duplicated"] += 1
             copies = 2
+        delays_s = []
         for _ in range(copies):
-            if self.loss and engine.rng.random() < self.loss:
+            if self.loss and rng.random() < self.loss:
                 self.counters["lost"] += 1
                 continue
-            jitter_s = engine.rng.random() * self.jitter_s if self.jitter_s else 0.0
-            engine.post(delay_s + jitter_s, arrive, origin, source, to, datagram, traffic_class)
+            delays_s.append(delay_s + (rng.random() * self.jitter_s if self.jitter_s else 0.0))
+        return delays_s
+
+    def arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
+        """What `origin` sent from `source`, both ends public, is at the far end of the way to `to`."""
+        # Looked up again: meanwhile the host may have moved, or another process may have taken the endpoint.
+        destination = self._hosts.get(to)
+        if destination is None:
+            self.counters["unaddressed"] += 1
+            return
+        if self._down:
+            self._come(origin, destination, source, datagram, traffic_class)
+            return
+        self.engine.trace(origin.index, destination.index, len(datagram))
+        if not destination.deliver(datagram, source, traffic_class):
+            self.counters["unread"] += 1
 
     def hand(
         self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int = 0
@@ -281,19 +310,6 @@ class Network:
     def _remove(self, host: SimHost) -> None:
         if not self.access.dismiss(host):
             del self._hosts[host.endpoint]
-
-    def _arrive(self, origin: SimHost, source: Endpoint, to: Endpoint, datagram: bytes, traffic_class: int = 0) -> None:
-        # Looked up again: meanwhile the host may have moved, or another process may have taken the endpoint.
-        destination = self._hosts.get(to)
-        if destination is None:
-            self.counters["unaddressed"] += 1
-            return
-        if self._down:
-            self._come(origin, destination, source, datagram, traffic_class)
-            return
-        self.engine.trace(origin.index, destination.index, len(datagram))
-        if not destination.deliver(datagram, source, traffic_class):
-            self.counters["unread"] += 1
 
     def _free_endpoint(self) -> Endpoint:
         number = self.made

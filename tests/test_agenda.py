@@ -33,7 +33,7 @@ class Double:
             timer = SimTimer(self.engine, lambda: None)
             self.timers.append(timer)
             entry = (at, self.number, timer, None)
-        self.agenda.add(entry)
+        self.agenda.add(*entry)
         heappush(self.heap, entry)
 
     def cancel(self) -> None:
@@ -47,11 +47,11 @@ class Double:
         return self._of_agenda(until), self._of_heap(until)
 
     def _of_agenda(self, until: float) -> Entry | None:
-        heap = self.agenda.heap
-        while (heap or self.agenda.turn(until)) and heap[0][0] <= until:
-            entry = heappop(heap)
-            if entry[3] is not None or entry[2].callback is not None:
-                return entry
+        present = self.agenda.present
+        while (present or self.agenda.turn(until)) and -present[-1][0] <= until:
+            before, number, what, arguments = present.pop()
+            if arguments is not None or what.callback is not None:
+                return -before, -number, what, arguments
             self.agenda.dropped()
         return None
 
@@ -75,7 +75,7 @@ def test_the_order_is_that_of_one_heap(seed: int) -> None:
         until = double.now + double.rng.choice(DELAYS_S)
         for _ in range(double.rng.randrange(0, 8)):
             one, other = double.next(until)
-            assert one is other, f"seed {seed}"
+            assert one == other, f"seed {seed}"
             if one is None:
                 double.now = until
                 break
@@ -91,7 +91,7 @@ def test_what_is_cancelled_does_not_pile_up() -> None:
         double.add()
     for number in range(20 * SWEEP_ABOVE):
         timer = SimTimer(double.engine, lambda: None)
-        double.agenda.add((START + 3600.0, 1_000_000 + number, timer, None))
+        double.agenda.add(START + 3600.0, 1_000_000 + number, timer, None)
         timer.callback = None
         double.agenda.cancelled()
     assert len(double.agenda) <= 2 * SWEEP_ABOVE + lasting
@@ -105,7 +105,7 @@ def test_sweeping_leaves_what_is_not_void() -> None:
         double.cancel()
     while True:
         one, other = double.next(START + 2 * DELAYS_S[-1])
-        assert one is other
+        assert one == other
         if one is None:
             break
         double.now = one[0]

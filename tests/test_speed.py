@@ -48,14 +48,25 @@ def test_the_report_is_of_the_world_that_ran() -> None:
     assert [phase.name for phase in found.phases] == ["identities", "ring", "steady", "lookups"]
     assert found.phases[2].simulated_s == pytest.approx(20.0, abs=0.01)
     assert all(phase.wall_s > 0 for phase in found.phases)
-    assert found.peers_per_node >= 10 and found.events_per_s > 0 and found.peak_rss_mib > 10
+    assert found.peers_per_node >= 10 and found.events_per_s > 0 and found.memory_mib > 10
     assert found.trace_hash in found.text() and "30 lookups, 0 failed" in found.text()
+
+
+def test_the_report_of_several_processes_is_of_all_of_them() -> None:
+    alone, shared = (speed.measure(40, 2, constructed=True, plain=True, steady_s=60, processes=n) for n in (1, 2))
+    assert [phase.name for phase in shared.phases] == ["identities", "ring", "steady"] and shared.processes == 2
+    assert shared.phases[2].simulated_s == pytest.approx(60.0, abs=0.01)
+    assert shared.phases[2].events == pytest.approx(alone.phases[2].events, rel=0.1)
+    assert shared.peers_per_node == pytest.approx(alone.peers_per_node, rel=0.1)
+    assert shared.phases[2].cpu_s > 0 and shared.memory_mib > 10 and shared.trace_hash != alone.trace_hash
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--nodes", "1"], "must be 2 or more"),
+        (["--nodes", "4", "--processes", "2", "--lookups", "1"], "for one process"),
+        (["--nodes", "4", "--constructed", "--processes", "3"], "4 hosts at 2 sites can't be shared out"),
         (["--steady", "0"], "must be 1 or more"),
         (["--matrix", "/nonexistent/matrix"], "/nonexistent/matrix"),
     ],
