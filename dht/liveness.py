@@ -26,6 +26,7 @@ MAX_PAUSE_S = 2.0  # at most; who has become adjacent is noticed within it
 GRAIN_S = 0.01  # what is due within it is due: a clock's ticks are not exact
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
+UNKNOWN_RTT_S = 0.5  # twice that is RFC 6298's first timeout
 MIN_PROBE_S = 0.4
 MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
 FRESH_S = 1.0  # who was heard this recently is entrusted with anything
@@ -102,7 +103,7 @@ class Liveness:
         now = self._host.now()
         if peer.probes == 0 and peer.up and peer.path is not None and now - peer.path_heard_at >= FRESH_S:
             self.probe(peer)
-            wait_s = max(MIN_SUSPICION_S, 2.0 * (peer.rtt_s or 0.0))
+            wait_s = max(MIN_SUSPICION_S, 2.0 * _rtt_s(peer))
             self._host.call_later(wait_s, partial(self._doubt, peer, peer.path_heard_at))
 
     def _doubt(self, peer: Peer, heard_at: float) -> None:
@@ -212,7 +213,7 @@ class Liveness:
                 self._unanswered(peer)
             return peer.ping_at + _patience_s(peer)
         if peer.unanswered_at is not None:
-            suspect_at = peer.unanswered_at + max(SUSPECT_AFTER_S, 2.0 * (peer.rtt_s or 0.0))
+            suspect_at = peer.unanswered_at + max(SUSPECT_AFTER_S, 2.0 * _rtt_s(peer))
             if now + GRAIN_S < suspect_at:
                 return suspect_at
             self.probe(peer)
@@ -246,7 +247,12 @@ class Liveness:
 
 def _patience_s(peer: Peer) -> float:
     """How long a probe's answer may take."""
-    return max(MIN_PROBE_S, 2.0 * (peer.rtt_s or 0.0))
+    return max(MIN_PROBE_S, 2.0 * _rtt_s(peer))
+
+
+def _rtt_s(peer: Peer) -> float:
+    """A peer's round trip; of one that shook hands with us, we don't know it before the first ping."""
+    return UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
 
 
 def _insert(due: list[tuple[float, int, Peer]], entry: tuple[float, int, Peer]) -> None:

@@ -66,6 +66,7 @@ SHELLS = {
     "sims.routability",
     "sims.runner",
     "sims.scenario.perform",
+    "sims.shards",
     "sims.speed",
     "sims.world",
 }

@@ -11,6 +11,7 @@ from dht.host import Endpoint
 from dht.liveness import (
     ADJACENT_S,
     EDGE_S,
+    FRESH_S,
     GRAIN_S,
     IDLE_PEER_S,
     LAPSE_S,
@@ -20,6 +21,7 @@ from dht.liveness import (
     SLEPT_S,
     SUSPECT_AFTER_S,
     TICK_S,
+    UNKNOWN_RTT_S,
     Liveness,
 )
 from dht.peer import Peer
@@ -34,7 +36,7 @@ RTT_S = 0.1
 
 
 class Watched:
-    """A node whose peers answer probes after RTT_S while they are in `alive`. Notes what liveness says, and when."""
+    """A node whose peers answer probes after `rtt_s` while they are in `alive`. Notes what liveness says, and when."""
 
     def __init__(self, peers: int = 1) -> None:
         print(f"seed {SEED}")
@@ -45,6 +47,7 @@ class Watched:
         self.adjacent: tuple[int, ...] = ()
         self.wanted: set[int] = set()
         self.edge_s = EDGE_S
+        self.rtt_s = RTT_S
         self.pings: list[tuple[float, int]] = []
         self.silences: defaultdict[int, list[float]] = defaultdict(list)  # before each, by peer
         self.said: list[tuple[str, float, int]] = []
@@ -80,7 +83,7 @@ class Watched:
         self.pings.append((self.engine.now, peer.id))
         self.silences[peer.id].append(self.engine.now - peer.path_heard_at)
         if peer.id in self.alive:
-            self.engine.post(RTT_S, self._answered, peer)
+            self.engine.post(self.rtt_s, self._answered, peer)
 
     def _answered(self, peer: Peer) -> None:
         peer.heard_in_use(self.engine.now)
@@ -230,6 +233,28 @@ def test_who_is_entrusted_with_a_question_is_doubted_within_two_round_trips(afte
     node.engine.run_for(10.0)
     assert node.when("suspected") - entrusted_at == pytest.approx(2 * RTT_S, abs=1e-6)
     assert node.when("dead") - entrusted_at <= MIN_PROBE_S + PROBES * TICK_S + GRAIN_S
+
+
+@pytest.mark.parametrize("far_s", [0.3, 0.6, 0.95])
+def test_who_is_far_and_was_never_pinged_is_not_doubted_for_it(far_s: float) -> None:
+    node = Watched()
+    node.rtt_s, node.peer.rtt_s = far_s, None  # it shook hands with us, so only it knows how far away we are
+    node.engine.run_for(FRESH_S)
+    node.liveness.entrust(node.peer)
+    node.engine.run_for(EDGE_S - 1.0)
+    assert len(node.pings) == 1 and node.said == []
+
+
+def test_who_dies_before_it_was_pinged_is_doubted_all_the_same() -> None:
+    node = Watched()
+    node.peer.rtt_s = None
+    node.alive.clear()
+    node.engine.run_for(FRESH_S)
+    entrusted_at = node.engine.now
+    node.liveness.entrust(node.peer)
+    node.engine.run_for(30.0)
+    assert node.when("suspected") - entrusted_at == pytest.approx(2 * UNKNOWN_RTT_S, abs=1e-6)
+    assert node.when("dead") - entrusted_at <= PROBES * (2 * UNKNOWN_RTT_S + TICK_S) + GRAIN_S
 
 
 def test_a_machine_that_slept_is_told_so_and_one_that_was_slow_is_not() -> None:

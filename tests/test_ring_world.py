@@ -154,6 +154,22 @@ def test_lookups_find_their_way_around_a_third_of_all_nodes_that_has_just_died(s
     assert sum(found) >= 57, f"seed {seed}"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lookups_in_a_young_ring_of_nodes_far_apart_are_right(seed: int) -> None:
+    world = make_world(60, seed, rtt_ms=400.0)  # most edges' first use: an end that did not dial knows no round trip
+    world.grow(60, gap_s=0.1)
+    ids = [node.id for node in world.nodes]
+    answers: list[tuple[int, Message | None]] = []
+    for _ in range(1000):
+        target = world.engine.rng.randrange(0, RING)
+        node = world.engine.rng.choice(world.nodes)
+        node.find(Find(target), partial(answered, answers, nearest(target, ids, 1)[0]))
+        world.engine.run_for(0.005)
+    world.engine.run_until(lambda: len(answers) == 1000, limit_s=6)
+    wrong = [answer for right, answer in answers if not isinstance(answer, Found) or answer.contacts[0].id != right]
+    assert not wrong, f"seed {seed}"
+
+
 def answered(answers: list[tuple[int, Message | None]], right: int, answer: Message | None) -> None:
     answers.append((right, answer))
 
