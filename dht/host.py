@@ -1,7 +1,7 @@
 """The one seam between protocol code and the world: time, timers, datagrams and randomness.
 
 Protocol objects are synchronous and single-threaded; everything they do starts from `receive` or a timer.
-`dht.udp` implements `Host` on asyncio and UDP sockets, `sims.engine` on an event heap with virtual time.
+`dht.udp` implements `Host` on asyncio and UDP sockets, `sims.engine` on an agenda of events in virtual time.
 This module holds only the protocols and the endpoint type: it never touches a clock or a socket.
 """
 

@@ -197,7 +197,7 @@ class Liveness:
             if due_at <= soon:
                 due_at = self._look_at(peer, now, limit_s)
             restless.pop(number, None)
-            # Who is in the heap already, for an earlier instant, is looked at no later than it must be.
+            # Who is in the list already, for an earlier instant, is looked at no later than it must be.
             if peers.get(peer.id) is peer and (not peer.due_at or due_at < peer.due_at):
                 peer.due_at = due_at
                 _insert(due, (due_at, number, peer))

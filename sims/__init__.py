@@ -1,4 +1,4 @@
-"""Simulated worlds: the same protocol code on an event heap with virtual time.
+"""Simulated worlds: the same protocol code on an agenda of events in virtual time.
 
 `engine` is the clock and the hosts, `network` carries their datagrams, `latency` says how far apart they are, `world`
 holds nodes and judges them from above, `scenario` reads what is to happen from a file. For programs of your own:

@@ -178,6 +178,11 @@ class Access:
         self._public: dict[Endpoint, SimHost] = {}  # public endpoints of hosts that have others besides
         self._attachments: dict[int, Attachment] = {}  # by host index
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any host is behind a box, or has several addresses."""
+        return bool(self._attachments or self._outer)
+
     def site(self, type_: NatType, address: str = "", carrier: Site | None = None, prefix: str = HOME_PREFIX) -> Site:
         """A new site behind a box of this type, whose outer address is `address`, by default the next of `carrier`'s.
         A firewall needs none: its hosts have public addresses. `prefix` begins the addresses of the LAN. Raises

@@ -48,19 +48,18 @@ class Border:
             network.carry(source, to, datagram, traffic_class)
             return
         now, leaving = network.engine.now, self._leaving[self._shards[destination.index]]
-        for delay_s in network.under_way_s(source, destination, len(datagram)):
+        for delay_s in network.depart(source, destination, len(datagram)):
             if delay_s < self._lookahead_s:
                 raise TooSoon(
                     f"a datagram takes {delay_s * 1000.0:g} ms from {source.endpoint} to {to}, which are in different"
                     f" shards: less than the lookahead of {self._lookahead_s * 1000.0:g} ms"
                 )
             here, there = (source.endpoint.address, source.endpoint.port), (to.address, to.port)
-            leaving.append(Crossing(now + delay_s, source.index, here, there, datagram, traffic_class))
+            leaving.append(Crossing(now + delay_s, source.index, here, there, bytes(datagram), traffic_class))
 
     def here(self, host: SimHost) -> bool:
-        """Whether a host is of this shard. Those that were made after the world was split are of the one that made
-        them."""
-        return host.index >= len(self._shards) or self._shards[host.index] == self._mine
+        """Whether a host is of this shard."""
+        return self._shards[host.index] == self._mine
 
     def left_for(self, shard: int) -> list[Crossing]:
         """What has left for another shard since this was last asked."""
@@ -68,9 +67,11 @@ class Border:
         return left
 
     def entered(self, crossings: Iterable[Crossing]) -> None:
-        """Let what came from another shard go on to where it was sent."""
+        """Let what came from another shard go on to where it was sent. Raises TooSoon."""
         network, known = self._network, self._endpoints
-        post_at, arrive, hosts = network.engine.post_at, network.arrive, self._hosts
+        post_at, arrive, hosts, now = network.engine.post_at, network.arrive, self._hosts, network.engine.now
         for at, origin, source, to, datagram, traffic_class in crossings:
+            if at < now:
+                raise TooSoon(f"what {source} sent to {to} in another shard was there {now - at:g} s ago")
             sender, whither = known.get(source) or Endpoint(*source), known.get(to) or Endpoint(*to)
             post_at(at, arrive, hosts[origin], sender, whither, datagram, traffic_class)

@@ -1,4 +1,4 @@
-"""† The simulated shell: an event heap with virtual time, and `SimHost`, the `Host` that lives on it.
+"""† The simulated shell: an agenda of events in virtual time, and `SimHost`, the `Host` that lives on it.
 
 Deterministic: one seeded random generator serves the whole world, and events of the same instant run in the order
 in which they were scheduled, so a seed always gives the same run, down to the trace hash. It never reads a real
@@ -71,9 +71,10 @@ class Engine:
         self._agenda.add(at, self._sequence, function, arguments)
 
     def post_at(self, at: float, function: Callable[..., object], *arguments: Any) -> None:
-        """As `post`, at the instant `at`, or now if that is over."""
+        """As `post`, at the instant `at`, which isn't over."""
+        assert at >= self.now, f"it is {self.now} already, not {at}"
         self._sequence += 1
-        self._agenda.add(max(at, self.now), self._sequence, function, arguments)
+        self._agenda.add(at, self._sequence, function, arguments)
 
     def sift(self, keep: Callable[[Any, tuple[Any, ...] | None], bool]) -> None:
         """Of what is to happen, drop what `keep` doesn't hold for. It is given what `post` was, function and arguments,

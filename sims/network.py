@@ -46,6 +46,7 @@ class Network:
         "_broken_salt",
         "_cuts",
         "_down",
+        "_here",
         "_hosts",
         "_places",
         "_up",
@@ -75,6 +76,7 @@ class Network:
         self._down: dict[int, Pipe] = {}
         self._cuts: set[tuple[int, int]] = set()
         self._broken, self._broken_salt = 0, 0
+        self._here: Callable[[SimHost], bool] | None = None
 
     def host(self, where: Endpoint | Sequence[Interface] | None = None, place: int | None = None) -> SimHost:
         """A new host, at a public endpoint, by default at the next free address of 10.0.0.0/8, or with interfaces as
@@ -83,6 +85,7 @@ class Network:
         `place` is its number in the latency model: by default that of the host that lived there last (a restarted
         machine is where it was), else the next one. In a site, only the first host has a say.
         """
+        self._check_unsealed()
         interfaces = _interfaces(self._free_endpoint() if where is None else where)
         self.access.check(interfaces)
         endpoint = interfaces[0].endpoint
@@ -95,8 +98,14 @@ class Network:
         return host
 
     def hosts(self) -> list[SimHost]:
-        """All hosts that are not down, in the order of their creation."""
-        return list(self._alive.values())
+        """All hosts that are not down, in the order of their creation; in a shard of a world, its own."""
+        here = self._here
+        return [host for host in self._alive.values() if here is None or here(host)]
+
+    def seal(self, here: Callable[[SimHost], bool]) -> None:
+        """From now on this is one shard's network, of the hosts for which `here` holds. None is added or moved, as the
+        others wouldn't know."""
+        self._here = here
 
     def at(self, endpoint: Endpoint) -> SimHost | None:
         """The host whose one endpoint is the public `endpoint`."""
@@ -120,6 +129,7 @@ class Network:
     def move(self, host: SimHost, where: Endpoint | Sequence[Interface], place: int | None = None) -> None:
         """The host roams to other addresses, which it is told; its old ones are dead from now on. ValueError when
         another lives there."""
+        self._check_unsealed()
         interfaces = _interfaces(where)
         self.access.check(interfaces)
         if host.index not in self._alive:
@@ -200,9 +210,9 @@ class Network:
         for after_s in self._delays_s(delay_s, origin, len(datagram)):
             engine.post(after_s, arrive, origin, source, to, datagram, traffic_class)
 
-    def under_way_s(self, source: SimHost, destination: SimHost, size_bytes: int) -> list[float]:
-        """For how long a datagram that `source` sends now will be under way to the far end of `destination`'s link,
-        both public and of one IP version: of each copy, so nothing when it is lost."""
+    def depart(self, source: SimHost, destination: SimHost, size_bytes: int) -> list[float]:
+        """A datagram leaves `source` for `destination`, both public and of one IP version: in how many seconds each of
+        its copies, none when it is lost, is at the far end of the way."""
         if source.group != destination.group or self._parted(source, destination):
             self.counters["cut"] += 1
             return []
@@ -260,6 +270,14 @@ class Network:
             return
         self._come(origin, destination, source, datagram, traffic_class)
 
+    def deliver(
+        self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int
+    ) -> None:
+        """A datagram has come through `destination`'s link."""
+        self.engine.trace(origin.index, destination.index, len(datagram))
+        if not destination.deliver(datagram, source, traffic_class):
+            self.counters["unread"] += 1
+
     def _come(
         self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int
     ) -> None:
@@ -274,16 +292,9 @@ class Network:
             else:
                 if pipe.jitter_s:
                     through_s += rng.random() * pipe.jitter_s
-                self.engine.post(through_s, self._deliver, origin, destination, source, datagram, traffic_class)
+                self.engine.post(through_s, self.deliver, origin, destination, source, datagram, traffic_class)
             return
-        self._deliver(origin, destination, source, datagram, traffic_class)
-
-    def _deliver(
-        self, origin: SimHost, destination: SimHost, source: Endpoint, datagram: bytes, traffic_class: int
-    ) -> None:
-        self.engine.trace(origin.index, destination.index, len(datagram))
-        if not destination.deliver(datagram, source, traffic_class):
-            self.counters["unread"] += 1
+        self.deliver(origin, destination, source, datagram, traffic_class)
 
     def _parted(self, a: SimHost, b: SimHost) -> bool:
         """Whether a cut or a broken link keeps `b` from hearing `a`."""
@@ -293,6 +304,10 @@ class Network:
             return False
         low, high = (a.place, b.place) if a.place < b.place else (b.place, a.place)
         return _mix(_mix(self._broken_salt ^ low) ^ high) < self._broken
+
+    def _check_unsealed(self) -> None:
+        if self._here is not None:
+            raise ValueError("in a world that is shared out, no host can be added or moved")
 
     def _settle(self, host: SimHost, interfaces: Sequence[Interface]) -> Carrier:
         """Let the host live there; returns what it sends through."""

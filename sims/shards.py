@@ -9,12 +9,13 @@ The longer the shortest way between two shards, the better: with 50 ms all of it
 a tenth of a second of every simulated one.
 
 Nodes, network and events are those of every other world; hosts send through a `sims.border`. As everywhere, a world's
-seed gives one run, here for each number of shards: each draws its random numbers by itself, so the run is another one
-than that of the undivided world.
+seed gives one run, here for each number of shards and each lookahead: shards draw their random numbers by themselves,
+so it is another run than that of the undivided world, of the same kind.
 
-Memory is shared until written to: a shard writes to its own nodes only. What it does not have: boxes in front of
-hosts, and functions of other kinds than the network's among what is to happen (workloads, faults, arrivals). Those are
-begun in the shards, with `ask` and `begin`, for their own nodes; what is done to the network there must be done in all.
+Refused, as nobody could share it out: hosts behind boxes or with several addresses, hooks after every event, and
+functions among what is to happen that are neither a host's nor the network's. Hosts may crash, freeze, be cut off or
+get other links afterwards, if all shards are told (`ask`); they can't be added or moved. Workloads are begun in the
+shards, for their own nodes, with `begin`. Of a `sims.World`, its `population` knows of no shards.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import pickle
-import signal
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import isfinite
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self, TypeVar
 
-from dht.node import Node
 from dht.views import RingView
-from sims.border import Border, Crossing
-from sims.engine import HostState, SimHost, SimTimer
-from sims.latency import Constant, Euclid, Latency, Matrix
+from sims.engine import SimHost
+from sims.latency import Constant, Euclid, Latency, Matrix, Synthetic
 from sims.latency.synthetic import HOSTS_A_SITE
+from sims.shard_process import Shard, owner
 from sims.world import World
 
 T = TypeVar("T")
+LEAST_LOOKAHEAD_S = 1e-5  # a clock of 1.8e9 s counts in steps of 2.4e-7 s
 
 
 class ShardFailed(AssertionError):
@@ -60,50 +61,67 @@ class Seen:
 
 
 class Shards:
-    """The shards of `world`, each of which has as many sites of its latency model as any other. The world that is given
-    stays as it was; from now on it lives in them.
+    """The shards of `world`, whose sites (by its latency model) they have in equal parts. The world that is given
+    stays as it was; from now on it lives in them. Use it as a context, or `close` it: until then, the shards are there.
 
-    `lookahead_s`: by default the shortest delay between two shards, for which every pair of places is looked at; what
-    is under way for less ends the run. Raises ValueError for a world that can't be shared out. To be closed.
+    `lookahead_s`: by default the shortest delay between two shards, for which every pair of places is looked at (a
+    minute for 10,000 places); a datagram that takes less ends the run. Raises ValueError for a world that can't be
+    shared out. Once anything has raised ShardFailed, everything does.
     """
 
     def __init__(self, world: World, count: int, lookahead_s: float | None = None) -> None:
         hosts = world.network.hosts()
         if not 2 <= count <= len(hosts):
             raise ValueError(f"{len(hosts)} hosts can be shared out among 2 to {len(hosts)} shards, not {count}")
+        if world.network.access.in_use:
+            raise ValueError("a world with hosts behind boxes, or with several addresses, can't be shared out")
+        if world.engine.after_event:
+            raise ValueError("a world with functions that run after every event can't be shared out")
         shards = _shares(world, hosts, count)
-        world.engine.sift(lambda what, arguments: _owner(world, what, arguments) is not None)  # or it can't be
+        world.engine.sift(lambda what, arguments: owner(world, what, arguments) is not None)  # or it can't be
         if lookahead_s is None:
             lookahead_s = _shortest_s(world.network.latency, hosts, shards)
-        if not lookahead_s > 0:
-            raise ValueError(f"datagrams must take some time between shards, not {lookahead_s:g} s")
+        if not lookahead_s >= LEAST_LOOKAHEAD_S:
+            raise ValueError(f"a lookahead is {LEAST_LOOKAHEAD_S * 1e6:g} µs or more, not {lookahead_s * 1e6:g}")
         self.lookahead_s = lookahead_s
         self.now = world.engine.now
-        frozen = gc.get_freeze_count()
-        gc.collect()
-        gc.freeze()  # else every shard's collector writes to all of what they share
-        context = multiprocessing.get_context("fork")
-        commands = [context.Pipe() for _ in range(count)]
-        between = {(a, b): context.Pipe() for a in range(count) for b in range(a + 1, count)}
-        self._ends = [ours for ours, _ in commands]
         self.processes: list[BaseProcess] = []
-        for number, (_, theirs) in enumerate(commands):
-            shard = _Shard(world, hosts, shards, number, lookahead_s)
-            others = {
-                b if a == number else a: ends[a != number] for (a, b), ends in between.items() if number in (a, b)
-            }
-            kept = {theirs, *others.values()}
-            foreign = [end for pair in (*commands, *between.values()) for end in pair if end not in kept]
-            process = context.Process(target=_serve, args=(shard, theirs, others, foreign), daemon=True)
-            process.start()
-            self.processes.append(process)
-        if not frozen:
-            gc.unfreeze()
-        for pair in between.values():
-            for end in pair:
-                end.close()
-        for _, theirs in commands:
-            theirs.close()
+        self._ends: list[Connection] = []
+        self._begun = 0
+        self._failure: str | None = None
+        gc.collect()  # here, once; what there is then, the shards' collectors leave alone
+        try:
+            self._fork([Shard(world, hosts, shards, number, lookahead_s) for number in range(count)])
+        except BaseException:
+            self.close()
+            raise
+
+    def _fork(self, shards: Sequence[Shard]) -> None:
+        context = multiprocessing.get_context("fork")
+        numbers = range(len(shards))
+        pairs: list[tuple[Connection, Connection]] = []
+
+        def pipe() -> tuple[Connection, Connection]:
+            pairs.append(context.Pipe())
+            return pairs[-1]
+
+        try:
+            commands = [pipe() for _ in numbers]
+            self._ends = [ours for ours, _ in commands]
+            between = {(a, b): pipe() for a in numbers for b in numbers if a < b}
+            for number, shard in enumerate(shards):
+                others = {b: ends[0] for (a, b), ends in between.items() if a == number}
+                others |= {a: ends[1] for (a, b), ends in between.items() if b == number}
+                own = commands[number][1]
+                foreign = [end for pair in pairs for end in pair if end is not own and end not in others.values()]
+                process = context.Process(target=shard.serve, args=(own, others, foreign), daemon=True)
+                process.start()
+                self.processes.append(process)
+        finally:
+            for pair in pairs:
+                for end in pair:
+                    if end not in self._ends:
+                        end.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,29 +130,43 @@ class Shards:
         self.close()
 
     def close(self) -> None:
-        """End the shards."""
-        for end in self._ends:
-            end.close()
+        """End the shards, whatever they are doing."""
+        self._failure = self._failure or "the shards are closed"
+        for process in self.processes:
+            process.kill()  # they hold nothing that anybody could miss
         for process in self.processes:
             process.join()
+        for end in self._ends:
+            end.close()
 
     def run_for(self, duration_s: float) -> None:
         """Let so much simulated time pass. Raises ShardFailed."""
-        self.now += duration_s
-        self._all("run", self.now)
+        if not (isfinite(duration_s) and duration_s >= 0.0):
+            raise ValueError(f"time goes on: not for {duration_s} s")
+        until = self.now + duration_s
+        self._all("run", until)
+        self.now = until
 
     def ask(self, function: Callable[[World], T]) -> list[T]:
-        """What `function(world)` says in every shard, where `world.nodes` are the shard's own. It goes there by pickle,
-        as its answer comes back. Raises ShardFailed."""
+        """What `function(world)` says in every shard, where `world.nodes` and `network.hosts()` are the shard's own,
+        and `network.counters` of what happened there. It goes there by pickle, as its answer comes back, so it is one
+        that a module had by its name when the world was split. It mustn't let time pass. Raises ShardFailed."""
         answers: list[T] = self._all("ask", function)
         return answers
 
     def begin(self, function: Callable[[World], Callable[[], T]]) -> Callable[[], list[T]]:
-        """Call `function(world)` in every shard, which returns another function that stays there. Calling what this
-        returns gives what those say then; once. Raises ShardFailed."""
-        (number,) = set(self._all("begin", function))
+        """Call `function(world)` in every shard, as `ask` does; what it returns is another function, which stays there.
+        Calling what this returns gives what those say then; once. Raises ShardFailed."""
+        self._begun += 1
+        number = self._begun
+        self._all("begin", (number, function))
+        ended = False
 
         def end() -> list[T]:
+            nonlocal ended
+            if ended:
+                raise ValueError("what was begun in the shards has ended")
+            ended = True
             answers: list[T] = self._all("end", number)
             return answers
 
@@ -146,7 +178,7 @@ class Shards:
 
     @property
     def events(self) -> int:
-        """How many events there were, in all shards together, those before the world was split once each."""
+        """How many events there were, in all shards together and before the world was split."""
         return sum(self.ask(_events))
 
     @property
@@ -157,110 +189,40 @@ class Shards:
 
     def _all(self, command: str, argument: Any) -> list[Any]:
         """Let every shard do something, and return what they say of it."""
+        if self._failure is not None:
+            raise ShardFailed(self._failure)
         packed = pickle.dumps((command, argument))
-        for end in self._ends:
-            end.send_bytes(packed)
-        answers: list[Any] = []
-        failures: list[str] = []
-        for end in self._ends:
-            try:
-                done, answer = end.recv()
-            except EOFError:
-                done, answer = False, ""  # it was killed, or another failed before it
-            (answers if done else failures).append(answer)
-        if failures:
+        try:
+            said = self._ask_all(packed)
+        except BaseException as trouble:
+            # What is still to be said would be taken for the answer to something else.
+            self._failure = f"the shards were left when {type(trouble).__name__} came"
             self.close()
-            raise ShardFailed(max(failures) or "a shard has ended without a word")
-        return answers
+            raise
+        # One that gave no answer was killed, or went because another had failed.
+        failures = [answer for done, answer in said if not done]
+        if failures:
+            self._failure = max(failures) or "a shard has ended without a word"
+            self.close()
+            raise ShardFailed(self._failure)
+        return [answer for _, answer in said]
 
-
-class _Shard:
-    """One shard, in its own process."""
-
-    def __init__(
-        self, world: World, hosts: Sequence[SimHost], shards: Sequence[int], number: int, lookahead_s: float
-    ) -> None:
-        self._world, self._hosts, self._number, self._lookahead_s = world, hosts, number, lookahead_s
-        self._border = Border(world.network, hosts, shards, number, lookahead_s)
-        self._elsewhere: list[Node] = []  # never freed: that would write to memory that is shared until then
-        self._begun: dict[int, Callable[[], Any]] = {}
-        self._numbers = 0
-
-    def settle(self) -> None:
-        """Once in its own process: take only what is its own."""
-        world, engine, here = self._world, self._world.engine, self._border.here
-        engine.rng.seed(f"{engine.seed}/{self._number}")
-        engine.sift(lambda what, arguments: here(_owner(world, what, arguments)))
-        if self._number:
-            engine.events = 0
-        for host in self._hosts:
-            if here(host):
-                host.plug(self._border, host.endpoints)
-            else:
-                host.halt(HostState.DOWN)
-        self._elsewhere = [node for node in world.nodes if not here(world.hosts[node.id])]
-        world.nodes[:] = [node for node in world.nodes if here(world.hosts[node.id])]
-
-    def do(self, command: str, argument: Any, others: dict[int, Connection]) -> Any:
-        """What `Shards` wants."""
-        if command == "run":
-            self._run(argument, others)
-        elif command == "ask":
-            return argument(self._world)
-        elif command == "begin":
-            self._numbers += 1
-            self._begun[self._numbers] = argument(self._world)
-            return self._numbers
-        else:
-            return self._begun.pop(argument)()
-        return None
-
-    def _run(self, until: float, others: dict[int, Connection]) -> None:
-        engine = self._world.engine
-        while engine.now < until:
-            engine.run_until(min(engine.now + self._lookahead_s, until))
-            self._exchange(others)
-
-    def _exchange(self, others: dict[int, Connection]) -> None:
-        """Of each pair of shards, the one with the lower number speaks first; so none waits for one that waits for it,
-        however much they have to say."""
-        came: list[Crossing] = []
-        for number, other in sorted(others.items()):
-            leaving = pickle.dumps([tuple(crossing) for crossing in self._border.left_for(number)])
-            if self._number < number:
-                other.send_bytes(leaving)
-            came += pickle.loads(other.recv_bytes())
-            if self._number > number:
-                other.send_bytes(leaving)
-        self._border.entered(came)
-
-
-def _serve(shard: _Shard, commands: Connection, others: dict[int, Connection], foreign: Sequence[Connection]) -> None:
-    """A shard's process: do what is asked, until nobody is there to ask or to exchange with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
-    for end in foreign:
-        end.close()  # or nobody would notice when their owner is gone
-    shard.settle()
-    working = True
-    try:
-        while working:
-            command, argument = commands.recv()
+    def _ask_all(self, packed: bytes) -> list[tuple[bool, Any]]:
+        said: list[bytes | None] = []
+        for end in self._ends:
+            with suppress(OSError):  # it is gone; what it still had to say is there to be read
+                end.send_bytes(packed)
+        for end in self._ends:
             try:
-                answer = shard.do(command, argument, others)
-            except (EOFError, ConnectionError):
-                return  # another shard has failed, and says why
-            except Exception:  # noqa: BLE001  # whatever it is, it is told where it can be read
-                working, answer = False, traceback.format_exc()
-            commands.send((working, answer))
-    except (EOFError, ConnectionError):
-        return  # nobody asks any more
+                said.append(end.recv_bytes())
+            except (EOFError, OSError):
+                said.append(None)
+        return [(False, "") if answer is None else pickle.loads(answer) for answer in said]
 
 
 def _shares(world: World, hosts: Sequence[SimHost], count: int) -> list[int]:
-    """The shard of every host, by index. Hosts at one place, or at two that models put side by side, stay together."""
-    latency = world.network.latency
-    rows = len(latency) if isinstance(latency, Matrix | Euclid) else 1 << 62
-    site_of = {host.index: host.place % rows // HOSTS_A_SITE for host in hosts}
+    """The shard of every host, by index. Hosts of one site stay together."""
+    site_of = {host.index: _site(world.network.latency, host.place) for host in hosts}
     sites = sorted(set(site_of.values()))
     if len(sites) < count:
         raise ValueError(f"{len(hosts)} hosts at {len(sites)} sites can't be shared out among {count} shards")
@@ -282,22 +244,11 @@ def _shortest_s(latency: Latency, hosts: Sequence[SimHost], shards: Sequence[int
     )
 
 
-def _owner(world: World, what: Any, arguments: tuple[Any, ...] | None) -> SimHost:
-    """Whose host something that is to happen concerns. Raises ValueError when that can't be told."""
-    host: SimHost | None = None
-    if arguments is None:
-        assert isinstance(what, SimTimer)
-        host = what.owner
-    elif what == world.network.arrive:
-        host = world.network.at(arguments[2]) or arguments[0]
-    elif isinstance(getattr(what, "__self__", None), SimHost):
-        host = what.__self__
-    if host is None:
-        raise ValueError(
-            f"a world with {what if arguments is not None else what.callback} still to happen can't be shared out:"
-            " nobody knows which shard it is for"
-        )
-    return host
+def _site(latency: Latency, place: int) -> int:
+    """The same for places that a model puts side by side."""
+    if isinstance(latency, Matrix | Euclid):
+        return place % len(latency)
+    return place // HOSTS_A_SITE if isinstance(latency, Synthetic) else place
 
 
 def _seen(world: World) -> list[Seen]:

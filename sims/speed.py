@@ -187,10 +187,29 @@ def measure(
 ) -> Speed:
     """Run one world; `ended` is told of each phase. Raises ValueError for a bad matrix, too few nodes, or lookups of
     several `processes`; NeverHappened when the ring isn't whole in time."""
-    if lookups and processes > 1:
-        raise ValueError("lookups are for one process")
+    if processes > 1 and (lookups or processes > nodes):
+        why = "lookups are for one process" if lookups else f"{nodes} nodes can't be shared out among {processes}"
+        raise ValueError(why)
     thresholds = gc.get_threshold()
     gc.set_threshold(*COLLECT_AFTER)
+    try:
+        return _measured(nodes, seed, matrix, plain, constructed, processes, lookups, steady_s, ended)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+def _measured(
+    nodes: int,
+    seed: int,
+    matrix: str | None,
+    plain: bool,
+    constructed: bool,
+    processes: int,
+    lookups: int,
+    steady_s: float,
+    ended: Callable[[Phase], None],
+) -> Speed:
     _, began_bytes = held()
     engine = Engine(seed)
     watch = _Stopwatch(ended)
@@ -222,8 +241,6 @@ def measure(
         peers = sum(running.ask(_peers))
     finally:
         running.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
     return Speed(
         nodes=nodes,
         seed=seed,

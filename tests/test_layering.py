@@ -66,6 +66,7 @@ SHELLS = {
     "sims.routability",
     "sims.runner",
     "sims.scenario.perform",
+    "sims.shard_process",
     "sims.shards",
     "sims.speed",
     "sims.world",

@@ -66,7 +66,7 @@ def test_the_report_of_several_processes_is_of_all_of_them() -> None:
     [
         (["--nodes", "1"], "must be 2 or more"),
         (["--nodes", "4", "--processes", "2", "--lookups", "1"], "for one process"),
-        (["--nodes", "4", "--constructed", "--processes", "3"], "4 hosts at 2 sites can't be shared out"),
+        (["--nodes", "4", "--constructed", "--processes", "5"], "4 nodes can't be shared out among 5"),
         (["--steady", "0"], "must be 1 or more"),
         (["--matrix", "/nonexistent/matrix"], "/nonexistent/matrix"),
     ],
