@@ -15,8 +15,8 @@ stack, a routing policy, an attack, an access link. What one may use of a world,
     world.whole(), faults(nodes)  is the ring what it should be, and if not, where
     world.rng                     for choices of your own, which disturb nobody else's
 
-Parts are in `sims.scenario.workloads`, `flows`, `probes`, `faults`, `lives` and `sims.experiments`; how to write one is
-told in `sims.scenario.parts`.
+A world that has settled can go on in several processes: `sims.shards`. Parts are in `sims.scenario.workloads`, `flows`,
+`probes`, `faults`, `lives` and `sims.experiments`; how to write one is told in `sims.scenario.parts`.
 """
 
 from __future__ import annotations

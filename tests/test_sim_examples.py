@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
         ("sim_lookups", 8, "500 of 500 lookups were answered by the nearest node"),
         ("sim_partition", 9, "0 wrong near lists, inconsistency 0.000"),
         ("sim_routing", 8, "clockwise only: 300 of 300 lookups right"),
+        ("sim_shards", 12, "500 of 500 lookups were answered by the nearest node"),
     ],
 )
 def test_an_example_runs(name: str, nodes: int, told: str) -> None:
