@@ -186,7 +186,8 @@ def published(world: World, node: Node, name: str) -> PutResult:
 
 @pytest.mark.parametrize("attack", Attack)
 def test_hostile_members_on_the_way_withhold_from_plain_lookups_and_not_from_robust_ones(attack: Attack) -> None:
-    world = grown(60, 1)
+    seed = 2  # one of those in which the hostile stand in the way of some plain lookup
+    world = grown(60, seed)
     rng = world.engine.rng
     names = [f"name {number}" for number in range(20)]
     for name in names:
