@@ -59,6 +59,12 @@ class PlainHandshake:
         self._forth = ephemeral  # the initiator's, once known; then both
         self._steps = 0
 
+    def __copy__(self) -> PlainHandshake:
+        """One that goes its own way from here."""
+        copied = PlainHandshake(self._initiator, self._own_static, self._ephemeral, self.remote_static)
+        copied._forth, copied._steps = self._forth, self._steps
+        return copied
+
     @property
     def complete(self) -> bool:
         return self._steps == 2
