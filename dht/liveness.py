@@ -26,7 +26,6 @@ MAX_PAUSE_S = 2.0  # at most; who has become adjacent is noticed within it
 GRAIN_S = 0.01  # what is due within it is due: a clock's ticks are not exact
 SUSPECT_AFTER_S = 1.0
 PROBES = 3
-UNKNOWN_RTT_S = 0.5  # twice that is RFC 6298's first timeout
 MIN_PROBE_S = 0.4
 MIN_SUSPICION_S = 0.2  # of what passes through: to go around a live edge costs a repetition
 FRESH_S = 1.0  # who was heard this recently is entrusted with anything
@@ -86,7 +85,7 @@ class Liveness:
         peer.probes += 1
         peer.ping_at = now
         self.ping(peer)
-        self._tick_within(_patience_s(peer))
+        self._tick_within(peer.patience_s(MIN_PROBE_S))
 
     def answered(self) -> None:
         """A probe was answered: perhaps nobody is due so soon any more."""
@@ -103,7 +102,7 @@ class Liveness:
         now = self._host.now()
         if peer.probes == 0 and peer.up and peer.path is not None and now - peer.path_heard_at >= FRESH_S:
             self.probe(peer)
-            wait_s = max(MIN_SUSPICION_S, 2.0 * _rtt_s(peer))
+            wait_s = peer.patience_s(MIN_SUSPICION_S)
             self._host.call_later(wait_s, partial(self._doubt, peer, peer.path_heard_at))
 
     def _doubt(self, peer: Peer, heard_at: float) -> None:
@@ -209,22 +208,22 @@ class Liveness:
                 self._sessions.remove(peer)
             return peer.heard_at + IDLE_PEER_S
         if peer.probes > 0:
-            if now + GRAIN_S >= peer.ping_at + _patience_s(peer):
+            if now + GRAIN_S >= peer.ping_at + peer.patience_s(MIN_PROBE_S):
                 self._unanswered(peer)
-            return peer.ping_at + _patience_s(peer)
+            return peer.ping_at + peer.patience_s(MIN_PROBE_S)
         if peer.unanswered_at is not None:
-            suspect_at = peer.unanswered_at + max(SUSPECT_AFTER_S, 2.0 * _rtt_s(peer))
+            suspect_at = peer.unanswered_at + peer.patience_s(SUSPECT_AFTER_S)
             if now + GRAIN_S < suspect_at:
                 return suspect_at
             self.probe(peer)
-            return now + _patience_s(peer)
+            return now + peer.patience_s(MIN_PROBE_S)
         interval_s = self.overlay_interval_s(peer) if peer.path is None else self.interval_s(peer)
         if interval_s is not None:
             ask_at = peer.path_heard_at + interval_s
             if now + GRAIN_S < ask_at:
                 return min(ask_at, now + limit_s)
             self.probe(peer)
-            return now + _patience_s(peer)
+            return now + peer.patience_s(MIN_PROBE_S)
         if peer.path is not None:
             if now - peer.path_heard_at > LAPSE_S:
                 self.lost(peer, False)
@@ -243,16 +242,6 @@ class Liveness:
             self.lost(peer, True)
         else:
             self.probe(peer)
-
-
-def _patience_s(peer: Peer) -> float:
-    """How long a probe's answer may take."""
-    return max(MIN_PROBE_S, 2.0 * _rtt_s(peer))
-
-
-def _rtt_s(peer: Peer) -> float:
-    """A peer's round trip; of one that shook hands with us, we don't know it before the first ping."""
-    return UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
 
 
 def _insert(due: list[tuple[float, int, Peer]], entry: tuple[float, int, Peer]) -> None:

@@ -21,6 +21,8 @@ from dht.session import Keypair, Session
 from dht.sizes import PathSize
 
 MAX_PATHS = 12
+UNKNOWN_RTT_S = 0.5  # twice that is RFC 6298's first timeout
+MOST_VARYING_S = 2.0  # who answers later than that now and then is not waited for, or nobody would ever be dead
 
 
 class Reborn(NamedTuple):
@@ -74,6 +76,7 @@ class Peer:
         "probes",
         "reborn",
         "rtt_s",
+        "rtt_varies_s",
         "rx_bytes",
         "session",
         "size",
@@ -119,10 +122,11 @@ class Peer:
         self.wanted_at = now  # the last time either end showed that it wants this edge
         self.unanswered_at: float | None = None  # since when something that calls for an answer has had none
         self.probes = 0  # pings sent since then; none while nothing is unanswered
-        self.due_at = 0.0  # dht.liveness looks at it by then, unless something is awaited; 0: not in its heap
+        self.due_at = 0.0  # dht.liveness looks at it by then, unless something is awaited; 0: not in its list
         self.ping_at = 0.0  # when the last of them was sent
         self.suspect = False  # a probe went unanswered: routing goes around this peer
         self.rtt_s: float | None = None
+        self.rtt_varies_s = 0.0  # by so much, in the mean
         self.hops = 1
         self.tx_bytes = 0
         self.rx_bytes = 0
@@ -219,5 +223,16 @@ class Peer:
         return sorted(found, key=kind_of)
 
     def measured(self, rtt_s: float) -> None:
-        """Smooths round trips as TCP does (RFC 6298, alpha = 1/8)."""
-        self.rtt_s = rtt_s if self.rtt_s is None else self.rtt_s * 0.875 + rtt_s * 0.125
+        """Smooths round trips, and how much they vary, as TCP does (RFC 6298, alpha = 1/8, beta = 1/4). The first says
+        nothing of how they vary: `patience_s` has a floor instead."""
+        if self.rtt_s is None:
+            self.rtt_s = rtt_s
+            return
+        self.rtt_varies_s = self.rtt_varies_s * 0.75 + abs(rtt_s - self.rtt_s) * 0.25
+        self.rtt_s = self.rtt_s * 0.875 + rtt_s * 0.125
+
+    def patience_s(self, least_s: float) -> float:
+        """How long an answer may take: two round trips, more where they vary (RFC 6298), and `least_s` at least. Who
+        shook hands with us is of unknown distance until our first ping."""
+        rtt_s = UNKNOWN_RTT_S if self.rtt_s is None else self.rtt_s
+        return max(least_s, 2.0 * rtt_s, min(rtt_s + 4.0 * self.rtt_varies_s, MOST_VARYING_S))

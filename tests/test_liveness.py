@@ -21,10 +21,9 @@ from dht.liveness import (
     SLEPT_S,
     SUSPECT_AFTER_S,
     TICK_S,
-    UNKNOWN_RTT_S,
     Liveness,
 )
-from dht.peer import Peer
+from dht.peer import UNKNOWN_RTT_S, Peer
 from dht.sessions import Sessions
 from sims.engine import Engine, HostState
 from sims.latency import Constant
@@ -255,6 +254,27 @@ def test_who_dies_before_it_was_pinged_is_doubted_all_the_same() -> None:
     node.engine.run_for(30.0)
     assert node.when("suspected") - entrusted_at == pytest.approx(2 * UNKNOWN_RTT_S, abs=1e-6)
     assert node.when("dead") - entrusted_at <= PROBES * (2 * UNKNOWN_RTT_S + TICK_S) + GRAIN_S
+
+
+def test_who_answers_now_sooner_now_later_is_given_the_time() -> None:
+    node = Watched()
+    steady_s = node.peer.patience_s(0.0)
+    assert steady_s == 2 * RTT_S
+    for _ in range(20):
+        node.peer.measured(RTT_S)
+    assert node.peer.patience_s(0.0) == pytest.approx(steady_s), "what never varies is as before"
+    for _ in range(20):
+        for rtt_s in (0.05, 0.65):
+            node.peer.measured(rtt_s)
+    assert 0.65 < node.peer.patience_s(0.0) < 2.0
+    assert node.peer.patience_s(3.0) == 3.0
+    for _ in range(20):
+        for rtt_s in (0.05, 1.95):
+            node.peer.measured(rtt_s)
+    assert node.peer.patience_s(0.0) <= 2.5, "nobody is waited for for ever"
+    for _ in range(60):
+        node.peer.measured(RTT_S)
+    assert node.peer.patience_s(0.0) == pytest.approx(steady_s, rel=0.01)
 
 
 def test_a_machine_that_slept_is_told_so_and_one_that_was_slow_is_not() -> None:
