@@ -77,9 +77,9 @@ figures:
 
 # The simulated worlds with many more seeds than `make test` takes, then every shipped scenario with ten. The scenarios
 # take some 25 minutes on two free cores, reckoned from single runs. ARGS=--full: the published sizes instead, some three
-# hours with COMPILED=1 (CPU seconds a seed then: 1-latency-by-size 170, 2-broken-links 35, 3-failures 160, 4-churn 120,
-# 4-phones 75, 5-coordinates 35, 6-join-all 17, 6-join-one 14; 3-churn and 7-hostile are reckoned: 330 and 1,200), half
-# as much again without; `--engine dask://...` spreads them.
+# hours with COMPILED=1 (CPU seconds a seed then: 1-latency-by-size 110, 2-broken-links 35, 3-failures 135, 3-churn 330,
+# 4-churn 85, 4-phones 75, 5-coordinates 35, 6-join-all 17, 6-join-one 14; 7-hostile is reckoned: 1,200), a quarter to
+# half as much again without; `--engine dask://...` spreads them.
 sim: setup $(if $(COMPILED),compiled)
 	P2PVPN_SEEDS=$(or $(SEEDS),20) $(PYTEST) tests/test_ring_world.py tests/test_handshakes.py tests/test_groups.py -n $(JOBS) -q
 	P2PVPN_LONG=1 $(PYTEST) tests/test_constructed.py -q
