@@ -21,7 +21,7 @@ from dht.session import Keypair, Session
 from dht.sizes import PathSize
 
 MAX_PATHS = 12
-UNKNOWN_RTT_S = 0.5  # twice that is RFC 6298's first timeout
+FIRST_PATIENCE_S = 1.0  # before any round trip is known: RFC 6298's
 MOST_VARYING_S = 2.0  # who answers later than that now and then is not waited for, or nobody would ever be dead
 
 
@@ -234,5 +234,6 @@ class Peer:
     def patience_s(self, least_s: float) -> float:
         """How long an answer may take: two round trips, more where they vary (RFC 6298), and `least_s` at least. Who
         shook hands with us is of unknown distance until our first ping."""
-        rtt_s = UNKNOWN_RTT_S if self.rtt_s is None else self.rtt_s
-        return max(least_s, 2.0 * rtt_s, min(rtt_s + 4.0 * self.rtt_varies_s, MOST_VARYING_S))
+        if self.rtt_s is None:
+            return max(least_s, FIRST_PATIENCE_S)
+        return max(least_s, 2.0 * self.rtt_s, min(self.rtt_s + 4.0 * self.rtt_varies_s, MOST_VARYING_S))

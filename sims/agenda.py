@@ -2,10 +2,9 @@
 
 A sorted list for the present slice of time, and unordered piles for the slices after it. Most timers are cancelled long
 before they are due (a question is answered), and most others are far off: each costs one `append` here, where in a heap
-of hundreds of thousands it would stand in every datagram's way. A pile is sorted when its slice begins: `list.sort`
-compares the numbers of neighbors in memory, where a heap would fetch a score of entries from all over it for each that
-it gives up, and that fetching is what large worlds spend their time on. So the order is that of one heap: by instant,
-then by sequence.
+of hundreds of thousands it would stand in every datagram's way. A pile is sorted when its slice begins; a heap in its
+place would fetch a score of entries from all over memory for each that it gives up. So the order is that of one heap:
+by instant, then by sequence.
 
 It knows nothing of what it holds but whether it is void. Source: calendar queues (Brown, CACM 31(10), 1988).
 """

@@ -22,7 +22,8 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
@@ -173,6 +174,19 @@ def held(world: World | None = None) -> tuple[int, int]:
     return os.getpid(), int(pss.split()[1]) * 1024
 
 
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """The collector looks for cycles seldom, and forgets at the end what it was told to leave alone."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*COLLECT_AFTER)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+@_seldom_collected()
 def measure(
     nodes: int,
     seed: int = 1,
@@ -190,26 +204,6 @@ def measure(
     if processes > 1 and (lookups or processes > nodes):
         why = "lookups are for one process" if lookups else f"{nodes} nodes can't be shared out among {processes}"
         raise ValueError(why)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*COLLECT_AFTER)
-    try:
-        return _measured(nodes, seed, matrix, plain, constructed, processes, lookups, steady_s, ended)
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
-
-
-def _measured(
-    nodes: int,
-    seed: int,
-    matrix: str | None,
-    plain: bool,
-    constructed: bool,
-    processes: int,
-    lookups: int,
-    steady_s: float,
-    ended: Callable[[Phase], None],
-) -> Speed:
     _, began_bytes = held()
     engine = Engine(seed)
     watch = _Stopwatch(ended)

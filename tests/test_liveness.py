@@ -23,7 +23,7 @@ from dht.liveness import (
     TICK_S,
     Liveness,
 )
-from dht.peer import UNKNOWN_RTT_S, Peer
+from dht.peer import FIRST_PATIENCE_S, Peer
 from dht.sessions import Sessions
 from sims.engine import Engine, HostState
 from sims.latency import Constant
@@ -252,8 +252,8 @@ def test_who_dies_before_it_was_pinged_is_doubted_all_the_same() -> None:
     entrusted_at = node.engine.now
     node.liveness.entrust(node.peer)
     node.engine.run_for(30.0)
-    assert node.when("suspected") - entrusted_at == pytest.approx(2 * UNKNOWN_RTT_S, abs=1e-6)
-    assert node.when("dead") - entrusted_at <= PROBES * (2 * UNKNOWN_RTT_S + TICK_S) + GRAIN_S
+    assert node.when("suspected") - entrusted_at == pytest.approx(FIRST_PATIENCE_S, abs=1e-6)
+    assert node.when("dead") - entrusted_at <= PROBES * (FIRST_PATIENCE_S + TICK_S) + GRAIN_S
 
 
 def test_who_answers_now_sooner_now_later_is_given_the_time() -> None:

@@ -110,6 +110,22 @@ def hosts(world: World) -> list[int]:
     return [host.index for host in world.network.hosts()]
 
 
+def draw(world: World) -> float:
+    return world.engine.rng.random()
+
+
+def delivering(world: World) -> bool:
+    """Whether something waits in a link's queue to be delivered."""
+    pending = []
+
+    def look(what: object, arguments: object) -> bool:
+        pending.append(what)
+        return True
+
+    world.engine.sift(look)
+    return world.network.deliver in pending
+
+
 def gone(pids: Sequence[int], within_s: float = 20.0) -> bool:
     deadline = time.monotonic() + within_s
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
@@ -158,6 +174,8 @@ def test_one_seed_is_one_run_for_each_number_of_shards() -> None:
 
     first = run(1, 2)
     assert run(1, 2) == first
+    with Shards(built(), 3) as shards:
+        assert len(set(shards.ask(draw))) == 3, "or they would draw the same transaction numbers"
     assert run(2, 2) != first
     assert run(1, 3) != first
 
@@ -231,6 +249,7 @@ def test_limited_links_are_where_their_hosts_are() -> None:
     for host in world.network.hosts():
         world.network.limit(host, AccessLink(up_bits_per_s=2e6, down_bits_per_s=2e5))
     world.engine.run_for(20.0)
+    world.engine.run_until(partial(delivering, world), limit_s=30, check_every_s=0.001)
     with Shards(world, 2) as shards:
         shards.run_for(60.0)
         assert shards.whole() and sum(shards.ask(partial(counted, "bad_datagram"))) == 0
@@ -332,6 +351,14 @@ def test_a_shard_that_was_killed_meanwhile_ends_the_run() -> None:
         shards.processes[1].join()
         with pytest.raises(ShardFailed, match="without a word"):
             shards.run_for(1.0)
+
+
+def test_an_interrupt_is_for_who_started_them() -> None:
+    with Shards(built(), 2) as shards:
+        shards.run_for(1.0)
+        for process in shards.processes:  # a terminal sends it to all
+            os.kill(process.pid or 0, signal.SIGINT)
+        shards.run_for(1.0)
 
 
 def test_what_was_begun_ends_once() -> None:
