@@ -264,7 +264,7 @@ def test_who_answers_now_sooner_now_later_is_given_the_time() -> None:
         node.peer.measured(RTT_S)
     assert node.peer.patience_s(0.0) == pytest.approx(steady_s), "what never varies is as before"
     for _ in range(20):
-        for rtt_s in (0.05, 0.65):
+        for rtt_s in (0.05, 0.05, 0.05, 0.65):
             node.peer.measured(rtt_s)
     assert 0.65 < node.peer.patience_s(0.0) < 2.0
     assert node.peer.patience_s(3.0) == 3.0
