@@ -86,9 +86,12 @@ class Known:
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One peer under watch: its paths, None being the overlay, and why it has the one in use."""
+    """One peer under watch: its paths, None being the overlay, and why it has the one in use, or had `in_use` when this
+    was last looked at. `doubted_at`: when a path in use last began to fail."""
 
     peer: Peer
+    in_use: Path | None
+    doubted_at: float | None = None
     paths: dict[Path | None, Known] = field(default_factory=dict)
     reason: Reason = Reason.FIRST
     triggered: int = 0
@@ -123,7 +126,7 @@ class Monitor:
         """Watch over this peer's paths from now on."""
         watch = self._watches.get(peer.id)
         if watch is None or watch.peer is not peer:
-            watch = self._watches[peer.id] = Watch(peer)
+            watch = self._watches[peer.id] = Watch(peer, peer.path)
             self._sync(watch)
         return watch
 
@@ -187,6 +190,8 @@ class Monitor:
         if watch is not None and known is not None and known.failures == 0:
             known.failed(self._host.now())
             known.next_at = self._host.now() + RETRY_FAILED_S[0]
+            if path == peer.path:
+                self._doubt(watch)
 
     def _answered(self, peer: Peer, path: Path | None, checked: Checked) -> None:
         self.observed(peer, path, checked)
@@ -247,6 +252,7 @@ class Monitor:
     def _sync(self, watch: Watch) -> None:
         """The session may have followed its peer to another path by itself."""
         peer = watch.peer
+        self._follow(watch)
         known = watch.paths.get(peer.path)
         if known is None:
             if len(watch.paths) >= MAX_KNOWN:
@@ -256,6 +262,19 @@ class Monitor:
             known.proven_at = max(known.proven_at, peer.path_heard_at)
         if None not in watch.paths:
             watch.paths[None] = Known(self._host.now())
+
+    def _follow(self, watch: Watch) -> None:
+        """Note the path in use; where it was changed elsewhere, for one no better, the former one must have failed."""
+        former, watch.in_use = watch.in_use, watch.peer.path
+        if watch.in_use != former and kind_of(watch.in_use) >= kind_of(former):
+            self._doubt(watch)
+
+    def _doubt(self, watch: Watch) -> None:
+        """The path in use seems to fail: find out at once which others still work."""
+        watch.doubted_at = self._host.now()
+        for path, known in list(watch.paths.items()):
+            if path is not None and path != watch.peer.path and known.failures == 0:
+                self._check(watch, path, known)
 
     def _check(self, watch: Watch, path: Path | None, known: Known) -> None:
         if known.checking:
@@ -275,6 +294,8 @@ class Monitor:
         if self._watches.get(watch.peer.id) is not watch or watch.paths.get(path) is not known:
             return
         known.misses += 1
+        if known.misses == 1 and path == watch.peer.path and known.failures == 0:
+            self._doubt(watch)
         heard = path == watch.peer.path and self._host.now() - watch.peer.path_heard_at < HEARD_S
         if known.misses < (MISSES_WHILE_HEARD if heard else MISSES):
             self._check(watch, path, known)
@@ -300,6 +321,7 @@ class Monitor:
         peer = watch.peer
         if self._parts.sessions.peers.get(peer.id) is not peer:
             return  # replaced meanwhile; the next tick forgets the watch
+        self._follow(watch)
         proven: list[ProvenPath[Path | None]] = [
             ProvenPath(
                 path,
@@ -312,7 +334,7 @@ class Monitor:
             )
             for path, known in watch.paths.items()
         ]
-        choice = choose(now, proven, peer.path)
+        choice = choose(now, proven, peer.path, watch.doubted_at)
         if choice.chosen is None or choice.chosen.path == peer.path:
             if choice.reason is not Reason.NO_REASON_TO_CHANGE:
                 watch.reason = choice.reason
@@ -331,6 +353,7 @@ class Monitor:
             self._parts.sessions.use(peer, choice.chosen.path)
             known = watch.paths[choice.chosen.path]
             known.next_at = min(known.next_at, now + ACTIVE_CHECK_S)
+        watch.in_use = peer.path
         self.changed(peer)
 
     def _has_other_edges(self, peer: Peer) -> bool:

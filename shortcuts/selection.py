@@ -6,8 +6,10 @@
     otherwise                              -> no change
 
 A path that has failed must have been quiet about it for a while before it is preferred again, so that one that works
-every other second doesn't take the traffic to and fro. Overlay needs no proof: the ring keeps its own. Pure: one
-function of what is known now; it neither checks paths nor switches anything.
+every other second doesn't take the traffic to and fro. When the path in use begins to fail, what was proven before says
+little: the paths of a peer often share a link, and die together. Then only those are preferred that have answered
+since. Overlay needs no proof: the ring keeps its own. Pure: one function of what is known now; it neither checks paths
+nor switches anything.
 Source: RFC 8445 section 8.1 for choosing among checked pairs by preference first and round trip second.
 """
 
@@ -75,19 +77,21 @@ class Choice(Generic[P]):
     spare: ProvenPath[P] | None
 
 
-def choose(now: float, paths: Iterable[ProvenPath[P]], current: P | None) -> Choice[P]:
+def choose(now: float, paths: Iterable[ProvenPath[P]], current: P | None, doubted_at: float | None = None) -> Choice[P]:
     """The path for a peer whose packets take `current` now. None is as good a name for a path (the overlay) as any;
-    where no path has this name, it says that there was none. Of two entries for one path, the later counts."""
+    where no path has this name, it says that there was none. Of two entries for one path, the later counts.
+    `doubted_at`: when a path in use last began to fail; None: never."""
+    fresh_since = max(now - FRESH_S, -inf if doubted_at is None else doubted_at)
     known: dict[P | None, ProvenPath[P]] = {each.path: each for each in paths}
-    everything = sorted(known.values(), key=lambda each: _worth(now, each))
+    everything = sorted(known.values(), key=lambda each: _worth(now, each, fresh_since))
     present = known.get(current)
-    chosen, reason = _choose(now, everything, present, had_one=current is not None)
+    chosen, reason = _choose(now, everything, present, fresh_since, had_one=current is not None)
     others = [each for each in everything if each is not chosen]
     return Choice(chosen, reason, others[0] if others and _works(now, others[0]) else None)
 
 
 def _choose(
-    now: float, by_worth: list[ProvenPath[P]], present: ProvenPath[P] | None, *, had_one: bool
+    now: float, by_worth: list[ProvenPath[P]], present: ProvenPath[P] | None, fresh_since: float, *, had_one: bool
 ) -> tuple[ProvenPath[P] | None, Reason]:
     if not by_worth:
         return None, Reason.NO_PATH
@@ -100,7 +104,9 @@ def _choose(
         if best is present or not _works(now, best):
             return best, Reason.LAST_RESORT
         return best, Reason.FAILED if present.failures else Reason.LAPSED
-    rivals = [each for each in by_worth if each is not present and _is_fresh(now, each) and _is_settled(now, each)]
+    rivals = [
+        each for each in by_worth if each is not present and _is_fresh(each, fresh_since) and _is_settled(now, each)
+    ]
     if rivals and rivals[0].kind < present.kind:
         return rivals[0], Reason.BETTER_CLASS
     if rivals and rivals[0].kind == present.kind and _is_clearly_faster(rivals[0], present):
@@ -112,8 +118,8 @@ def _works(now: float, path: ProvenPath[P]) -> bool:
     return path.failures == 0 and (path.kind is PathClass.OVERLAY or now - path.proven_at <= LAPSE_S)
 
 
-def _is_fresh(now: float, path: ProvenPath[P]) -> bool:
-    return path.failures == 0 and (path.kind is PathClass.OVERLAY or now - path.proven_at <= FRESH_S)
+def _is_fresh(path: ProvenPath[P], since: float) -> bool:
+    return path.failures == 0 and (path.kind is PathClass.OVERLAY or path.proven_at >= since)
 
 
 def _is_settled(now: float, path: ProvenPath[P]) -> bool:
@@ -130,8 +136,8 @@ def _rtt_ms(path: ProvenPath[P]) -> float:
     return inf if path.rtt_ms is None else path.rtt_ms
 
 
-def _worth(now: float, path: ProvenPath[P]) -> tuple[bool, int, bool, PathClass, float, float]:
+def _worth(now: float, path: ProvenPath[P], fresh_since: float) -> tuple[bool, int, bool, PathClass, float, float]:
     """What paths are sorted by, the best first: those that work, freshly proven and settled ones before others."""
     works = _works(now, path)
-    doubtful = not (_is_fresh(now, path) and _is_settled(now, path))
+    doubtful = not (_is_fresh(path, fresh_since) and _is_settled(now, path))
     return not works, 0 if works else path.failures, works and doubtful, path.kind, _rtt_ms(path), -path.proven_at

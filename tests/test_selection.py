@@ -115,6 +115,56 @@ def test_the_choice(what: str, paths: list[Path], current: str | None, expected:
         assert choice.reason is reason
 
 
+# As above, when the path in use began to fail two seconds ago: what was proven before doesn't count for much.
+DOUBTED_AT = NOW - 2
+before, since = {"proven_at": NOW - 3}, {"proven_at": NOW - 1}
+DOUBTED: list[tuple[str, list[Path], str | None, str | None, Reason]] = [
+    (
+        "direct failed, the other is untried",
+        [OVERLAY, PROXY, but(OTHER, **before), but(DIRECT, **failing)],
+        "direct",
+        "proxy",
+        Reason.FAILED,
+    ),
+    (
+        "direct failed, the other is proven",
+        [OVERLAY, PROXY, but(OTHER, **since), but(DIRECT, **failing)],
+        "direct",
+        "other",
+        Reason.FAILED,
+    ),
+    (
+        "direct failed, all others are untried",
+        [OVERLAY, but(PROXY, **before), but(OTHER, **before), but(DIRECT, **failing)],
+        "direct",
+        None,
+        Reason.FAILED,
+    ),
+    (
+        "direct failed, and without an overlay an untried one must do",
+        [but(OTHER, **before), but(DIRECT, **failing)],
+        "direct",
+        "other",
+        Reason.FAILED,
+    ),
+    ("a better kind, but untried", [PROXY, but(DIRECT, **before)], "proxy", "proxy", STAY),
+    ("a better kind, and proven", [PROXY, but(DIRECT, **since)], "proxy", "direct", Reason.BETTER_CLASS),
+    ("faster, but untried", [DIRECT, but(OTHER, rtt_ms=9.0, **before)], "direct", "direct", STAY),
+    ("the path in use is no worse for it", [PROXY, but(DIRECT, **before)], "direct", "direct", STAY),
+]
+
+
+@pytest.mark.parametrize(("what", "paths", "current", "expected", "reason"), DOUBTED, ids=[row[0] for row in DOUBTED])
+def test_the_choice_after_the_path_in_use_began_to_fail(
+    what: str, paths: list[Path], current: str | None, expected: str | None, reason: Reason
+) -> None:
+    for order in (paths, paths[::-1]):
+        choice = choose(NOW, order, current, DOUBTED_AT)
+        assert choice.chosen is not None
+        assert choice.chosen.path == expected
+        assert choice.reason is reason
+
+
 def test_without_any_path_there_is_no_choice() -> None:
     choice = choose(NOW, [], "direct")
     assert choice.chosen is None
@@ -212,18 +262,20 @@ anything = st.builds(
 )
 
 
-@given(st.lists(anything, max_size=6, unique_by=lambda each: each.path), st.none() | st.integers(0, 5))
+@given(
+    st.lists(anything, max_size=6, unique_by=lambda each: each.path), st.none() | st.integers(0, 5), st.none() | times
+)
 @fuzzed()
 def test_whatever_is_known_the_choice_is_one_of_it_and_stands(
-    paths: list[ProvenPath[int]], current: int | None
+    paths: list[ProvenPath[int]], current: int | None, doubted_at: float | None
 ) -> None:
-    choice = choose(NOW, paths, current)
+    choice = choose(NOW, paths, current, doubted_at)
     assert (choice.chosen is None) == (not paths)
     if choice.chosen is None:
         return
     assert choice.chosen in paths
     assert choice.spare is None or (choice.spare in paths and choice.spare != choice.chosen)
-    again = choose(NOW, paths, choice.chosen.path)
+    again = choose(NOW, paths, choice.chosen.path, doubted_at)
     works = choice.reason is not Reason.LAST_RESORT
     assert again.chosen == choice.chosen
     assert again.reason is (Reason.NO_REASON_TO_CHANGE if works else Reason.LAST_RESORT)

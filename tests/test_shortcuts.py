@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -117,3 +117,42 @@ def test_between_a_direct_path_and_a_proxy_no_packet_is_lost_or_repeated(seed: i
     members.world.engine.run_for(2.0)
     missing, repeated = sorted(set(range(sent)) - set(received)), len(received) - len(set(received))
     assert (missing, repeated) == ([], 0), f"seed {seed}"
+
+
+def with_spares(seed: int) -> tuple[Members, Node, Node]:
+    """Two that talk directly, by IPv4 or IPv6, and lately had to talk over a proxy, so that they have one in hand."""
+    members = Members(seed, ["dual-stack"] * 10, rtt_ms=10.0)
+    first, second = members.nodes[2], members.nodes[6]
+    network, hosts = members.world.network, members.world.hosts
+    members.talk(first, second, 30.0, until="direct")
+    network.cut(hosts[first.id], hosts[second.id])
+    members.talk(first, second, 20.0)
+    assert members.path(first, second) == members.path(second, first) == "proxy", f"seed {seed}"
+    network.mend(hosts[first.id], hosts[second.id])
+    members.talk(first, second, 60.0, until="direct")
+    members.talk(first, second, 5.0 + seed)
+    return members, first, second
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_when_every_direct_path_dies_at_once_traffic_goes_to_the_proxy_without_trying_each(seed: int) -> None:
+    members, first, second = with_spares(seed)
+    engine = members.world.engine
+    received: list[float] = [engine.now]
+    second.traffic.on_packet(lambda member, packet: received.append(engine.now))
+    members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
+    members.talk(first, second, 20.0)
+    outages_s = [later - earlier for earlier, later in pairwise(received) if later - earlier > 0.3]
+    assert len(outages_s) == 1 and outages_s[0] < 2.5, f"seed {seed}: {outages_s}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_dead_path_that_was_left_with_the_peer_is_not_returned_to(seed: int) -> None:
+    members, first, second = with_spares(seed)
+    peer = first.parts.sessions.peers[second.id]
+    tunnel = next(each for each in members.shortcuts[first.id].monitor.working(peer) if isinstance(each, Tunnel))
+    members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
+    first.parts.sessions.use(peer, tunnel)  # as when the peer begins to write by it
+    for _ in range(20):
+        members.talk(first, second, 0.5)
+        assert members.path(first, second) == "proxy", f"seed {seed}"
