@@ -45,6 +45,8 @@ RELAPSE_S: Final = 60.0
 TRIGGERED_A_TICK: Final = 8  # checks that a peer's own checks call for
 TRIGGERED_EVERY_S: Final = 3.0  # for one path
 MAX_TRIGGERED: Final = 32
+DOUBT_EVERY_S: Final = 1.0  # nobody makes us check every path of his more often, by moving to and fro
+SPARES_WAITED_FOR_S: Final = 1.5  # before the overlay, which forgets what went by the failed path
 
 _CLASS: Final = {Kind.DIRECT: PathClass.DIRECT, Kind.PROXY: PathClass.PROXY, Kind.OVERLAY: PathClass.OVERLAY}
 
@@ -271,7 +273,10 @@ class Monitor:
 
     def _doubt(self, watch: Watch) -> None:
         """The path in use seems to fail: find out at once which others still work."""
-        watch.doubted_at = self._host.now()
+        now = self._host.now()
+        if watch.doubted_at is not None and now - watch.doubted_at < DOUBT_EVERY_S:
+            return
+        watch.doubted_at = now
         for path, known in list(watch.paths.items()):
             if path is not None and path != watch.peer.path and known.failures == 0:
                 self._check(watch, path, known)
@@ -341,6 +346,8 @@ class Monitor:
             return
         if choice.chosen.path is None and not self._has_other_edges(peer):
             return  # the overlay leads nowhere without this very path
+        if choice.chosen.path is None and self._may_find_a_spare(watch, now):
+            return
         watch.reason = choice.reason
         former = peer.path
         self._counters[f"path_to_{choice.chosen.kind.name.lower()}"] += 1
@@ -355,6 +362,14 @@ class Monitor:
             known.next_at = min(known.next_at, now + ACTIVE_CHECK_S)
         watch.in_use = peer.path
         self.changed(peer)
+
+    def _may_find_a_spare(self, watch: Watch, now: float) -> bool:
+        """Whether another path is being checked, while the one in use has only just failed."""
+        present = watch.paths.get(watch.peer.path)
+        if present is None or present.failed_at is None or now - present.failed_at >= SPARES_WAITED_FOR_S:
+            return False
+        spares = (known for path, known in watch.paths.items() if path is not None and known is not present)
+        return any(known.checking and not known.failures for known in spares)
 
     def _has_other_edges(self, peer: Peer) -> bool:
         return any(other is not peer and other.up for other in self._parts.sessions.edges())

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import pairwise, product
 
 import pytest
 
 from dht.node import Node
-from dht.path import Tunnel
+from dht.path import Path, Tunnel
 from shortcuts.node import Shortcuts
 from sims.engine import Engine
-from sims.latency import Constant
+from sims.latency import Constant, Latency, Matrix
 from sims.network import Network
 from sims.world import World
 from tests.identities import START_S, make_identities
 
 SEEDS = range(1, 1 + int(os.environ.get("P2PVPN_SEEDS", "3")))
+AWAY, NEAR = Constant(40.0), Constant(10.0)
 
 
 class Members:
     """Nodes with shortcuts, of which some sit behind boxes."""
 
-    def __init__(self, seed: int, behind: list[str | None], rtt_ms: float = 40.0) -> None:
+    def __init__(self, seed: int, behind: Sequence[str | None], latency: Latency = AWAY) -> None:
         engine = Engine(seed)
         self.seed = seed
-        self.world = World(engine, Network(engine, Constant(rtt_ms)), make_identities(len(behind), seed, now=START_S))
+        self.world = World(engine, Network(engine, latency), make_identities(len(behind), seed, now=START_S))
         self.shortcuts: dict[int, Shortcuts] = {}
         self.nodes: list[Node] = []
         for number, preset in enumerate(behind):
@@ -68,7 +70,7 @@ DIRECT = [
 
 def strangers(seed: int, one: str, other: str, rtt_ms: float = 40.0) -> tuple[Members, Node, Node]:
     """A ring so large that some of those behind the two types have no edge, and two of them."""
-    members = Members(seed, [None] * 18 + [one, other] * 3, rtt_ms)
+    members = Members(seed, [None] * 18 + [one, other] * 3, Constant(rtt_ms))
     ones, others = members.nodes[-6::2], members.nodes[-5::2]
     pair = next((pair for pair in product(ones, others) if members.path(*pair) is None), None)
     assert pair is not None, f"seed {seed}: all have edges to each other"
@@ -119,9 +121,10 @@ def test_between_a_direct_path_and_a_proxy_no_packet_is_lost_or_repeated(seed: i
     assert (missing, repeated) == ([], 0), f"seed {seed}"
 
 
-def with_spares(seed: int) -> tuple[Members, Node, Node]:
-    """Two that talk directly, by IPv4 or IPv6, and lately had to talk over a proxy, so that they have one in hand."""
-    members = Members(seed, ["dual-stack"] * 10, rtt_ms=10.0)
+def with_spares(seed: int, latency: Latency = NEAR) -> tuple[Members, Node, Node]:
+    """Two that talk directly, by IPv4 or IPv6, and lately had to talk over a proxy, so that they have one in hand. They
+    live at places 2 and 6 of ten."""
+    members = Members(seed, ["dual-stack"] * 10, latency)
     first, second = members.nodes[2], members.nodes[6]
     network, hosts = members.world.network, members.world.hosts
     members.talk(first, second, 30.0, until="direct")
@@ -147,6 +150,17 @@ def test_when_every_direct_path_dies_at_once_traffic_goes_to_the_proxy_without_t
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_slow_proxy_is_waited_for_when_the_direct_path_dies(seed: int) -> None:
+    rtts_ms = [[10.0 if {one, other} == {2, 6} else 600.0 for other in range(10)] for one in range(10)]
+    members, first, second = with_spares(seed, Matrix(rtts_ms))
+    members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
+    for _ in range(100):
+        members.talk(first, second, 0.1)
+        assert members.path(first, second) in ("direct", "proxy"), f"seed {seed}"
+    assert members.path(first, second) == "proxy", f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_dead_path_that_was_left_with_the_peer_is_not_returned_to(seed: int) -> None:
     members, first, second = with_spares(seed)
     peer = first.parts.sessions.peers[second.id]
@@ -156,3 +170,26 @@ def test_a_dead_path_that_was_left_with_the_peer_is_not_returned_to(seed: int) -
     for _ in range(20):
         members.talk(first, second, 0.5)
         assert members.path(first, second) == "proxy", f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_that_moves_at_every_packet_does_not_have_all_its_paths_checked_as_often(seed: int) -> None:
+    members, first, second = with_spares(seed)
+    checks, sessions = first.parts.checks, first.parts.sessions
+    peer = sessions.peers[second.id]
+    paths = members.shortcuts[first.id].monitor.working(peer)
+    passed_on = checks.sent
+    sent = 0
+
+    def count(path: Path | None) -> None:
+        nonlocal sent
+        sent += 1
+        passed_on(path)
+
+    checks.sent = count
+    for step in range(1000):
+        sessions.use(peer, paths[step % len(paths)])
+        members.world.engine.run_for(0.01)
+        assert first.traffic.send_packet(second.id, b"x")
+    assert len(paths) >= 3
+    assert sent < 10 * 3 * len(paths), f"seed {seed}: {sent} in 10 s for {len(paths)} paths"
