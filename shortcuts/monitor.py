@@ -88,8 +88,8 @@ class Known:
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One peer under watch: its paths, None being the overlay, and why it has the one in use, or had `in_use` when this
-    was last looked at. `doubted_at`: when a path in use last began to fail."""
+    """One peer under watch: its paths, None being the overlay, and why it has the one in use. `in_use`: which that was
+    when it was last judged; `doubted_at`: when a path in use last began to fail."""
 
     peer: Peer
     in_use: Path | None
@@ -254,7 +254,6 @@ class Monitor:
     def _sync(self, watch: Watch) -> None:
         """The session may have followed its peer to another path by itself."""
         peer = watch.peer
-        self._follow(watch)
         known = watch.paths.get(peer.path)
         if known is None:
             if len(watch.paths) >= MAX_KNOWN:
@@ -266,9 +265,9 @@ class Monitor:
             watch.paths[None] = Known(self._host.now())
 
     def _follow(self, watch: Watch) -> None:
-        """Note the path in use; where it was changed elsewhere, for one no better, the former one must have failed."""
+        """Note the path in use. Where it was not changed here, the former one may have failed."""
         former, watch.in_use = watch.in_use, watch.peer.path
-        if watch.in_use != former and kind_of(watch.in_use) >= kind_of(former):
+        if watch.in_use != former:
             self._doubt(watch)
 
     def _doubt(self, watch: Watch) -> None:
@@ -344,10 +343,8 @@ class Monitor:
             if choice.reason is not Reason.NO_REASON_TO_CHANGE:
                 watch.reason = choice.reason
             return
-        if choice.chosen.path is None and not self._has_other_edges(peer):
-            return  # the overlay leads nowhere without this very path
-        if choice.chosen.path is None and self._may_find_a_spare(watch, now):
-            return
+        if choice.chosen.path is None and (not self._has_other_edges(peer) or self._may_find_a_spare(watch, now)):
+            return  # the overlay leads nowhere without this very path, or needn't be taken
         watch.reason = choice.reason
         former = peer.path
         self._counters[f"path_to_{choice.chosen.kind.name.lower()}"] += 1

@@ -121,6 +121,9 @@ def test_between_a_direct_path_and_a_proxy_no_packet_is_lost_or_repeated(seed: i
     assert (missing, repeated) == ([], 0), f"seed {seed}"
 
 
+SLOW_PROXIES = Matrix([[10.0 if {one, other} == {2, 6} else 600.0 for other in range(10)] for one in range(10)])
+
+
 def with_spares(seed: int, latency: Latency = NEAR) -> tuple[Members, Node, Node]:
     """Two that talk directly, by IPv4 or IPv6, and lately had to talk over a proxy, so that they have one in hand. They
     live at places 2 and 6 of ten."""
@@ -146,18 +149,60 @@ def test_when_every_direct_path_dies_at_once_traffic_goes_to_the_proxy_without_t
     members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
     members.talk(first, second, 20.0)
     outages_s = [later - earlier for earlier, later in pairwise(received) if later - earlier > 0.3]
+    print(f"seed {seed}: outages of {', '.join(f'{each:.1f}' for each in outages_s)} s")
     assert len(outages_s) == 1 and outages_s[0] < 2.5, f"seed {seed}: {outages_s}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_slow_proxy_is_waited_for_when_the_direct_path_dies(seed: int) -> None:
-    rtts_ms = [[10.0 if {one, other} == {2, 6} else 600.0 for other in range(10)] for one in range(10)]
-    members, first, second = with_spares(seed, Matrix(rtts_ms))
+    members, first, second = with_spares(seed, SLOW_PROXIES)
     members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
     for _ in range(100):
         members.talk(first, second, 0.1)
         assert members.path(first, second) in ("direct", "proxy"), f"seed {seed}"
     assert members.path(first, second) == "proxy", f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_slow_proxies_that_do_not_answer_are_not_waited_for_long(seed: int) -> None:
+    members, first, second = with_spares(seed, SLOW_PROXIES)
+    for node in members.nodes:
+        node.parts.relay.rate_bytes_per_s = 1.0  # passes nothing on
+    members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
+    engine = members.world.engine
+    began = engine.now
+    while members.path(first, second) != "overlay":
+        members.talk(first, second, 0.1)
+        assert engine.now - began < 6.0, f"seed {seed}: still {members.path(first, second)}"
+    print(f"seed {seed}: by the overlay after {engine.now - began:.1f} s")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_path_that_others_distrust_is_left_for_one_that_has_answered_since(seed: int) -> None:
+    members, first, second = with_spares(seed)
+    members.world.engine.run_for(0.5)  # no check is under way
+    peer = first.parts.sessions.peers[second.id]
+    distrusted, monitor = peer.path, members.shortcuts[first.id].monitor
+    assert distrusted is not None
+    members.world.network.cut(members.world.hosts[first.id], members.world.hosts[second.id])
+    monitor.distrust(peer, distrusted)
+    for _ in range(20):
+        members.world.engine.run_for(0.1)
+        assert peer.path == distrusted or isinstance(peer.path, Tunnel), f"seed {seed}: {peer.path}"
+    assert isinstance(peer.path, Tunnel), f"seed {seed}: {peer.path}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_path_left_for_a_faster_one_makes_nobody_doubt_the_others(seed: int) -> None:
+    members, first, second = with_spares(seed)
+    peer = first.parts.sessions.peers[second.id]
+    watch = members.shortcuts[first.id].monitor.watched(second.id)
+    assert watch is not None
+    slower, doubted_at = peer.path, watch.doubted_at
+    watch.paths[slower].rtt_ms = 500.0
+    members.talk(first, second, 3.0)
+    assert peer.path != slower and members.path(first, second) == "direct", f"seed {seed}: {peer.path}"
+    assert watch.doubted_at == doubted_at, f"seed {seed}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

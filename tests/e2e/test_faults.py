@@ -59,6 +59,23 @@ def test_after_kill_9_the_others_resume_within_5_s_and_close_the_ring_within_10_
     assert node.wait_ready().address == address_before
 
 
+def test_two_hosts_that_lose_each_other_by_ipv4_and_ipv6_talk_through_others_within_5_s_and_go_on(
+    eight: RealNetwork, promises: Promises
+) -> None:
+    one, other = eight.far_apart()
+    with Watch(eight, [(one, other), (other, one)]) as watch:
+        time.sleep(3.0)
+        cut_at = time.time()
+        eight.lab.cut(eight.host(one), eight.host(other))
+        try:
+            # Long enough for a dead path to be tried again: an outage that ended late would be the last one.
+            outages = watch.outages_until_over(cut_at, 2 * RESUME_LIMIT_S, patient(RESUME_LIMIT_S))
+        finally:
+            eight.lab.mend(eight.host(one), eight.host(other))
+    print(f"outages after {one} and {other} lost each other ended: {shown(outages)}")
+    promises.measured("last outage over", max(outages.values()), RESUME_LIMIT_S)
+
+
 def test_when_the_relay_of_two_hosts_is_killed_they_find_another_way_within_5_s(
     eight: RealNetwork, promises: Promises
 ) -> None:
